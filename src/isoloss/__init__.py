@@ -1,0 +1,1 @@
+"""isoloss: what a training method is worth, at equal loss."""
