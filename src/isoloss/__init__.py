@@ -1,1 +1,42 @@
-"""isoloss: what a training method is worth, at equal loss."""
+"""isoloss: what a training method is worth, at equal loss, in data, updates and compute.
+
+    import isoloss
+    print(isoloss.plan("study.yaml"))                     # what would be trained, and what it costs
+    results = isoloss.run("study.yaml", "study.store")    # train what the store lacks
+    results.frame()                                       # one row a run
+    isoloss.worth(results)                                # ratios of data, updates and compute at equal loss
+    isoloss.report(results.answer(), "page")              # the page
+
+The parts work alone in any loop: ``isoloss.methods``, ``isoloss.laws``, ``isoloss.worth``. Everything is loaded
+when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__all__ = ["Results", "Store", "fit", "load_study", "plan", "report", "results", "run", "worth"]
+
+_LAZY = {
+    "Results": ("isoloss.worth.results", "Results"),
+    "Store": ("isoloss.store", "Store"),
+    "fit": ("isoloss.laws", "fit"),
+    "load_study": ("isoloss.study", "load"),
+    "results": ("isoloss.facade", "results"),
+    "run": ("isoloss.facade", "run"),
+}
+_ROOMS = ("bridges", "data", "execute", "laws", "methods", "models", "plan", "recipe", "report", "store", "study")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        module, attribute = _LAZY[name]
+        return getattr(importlib.import_module(module), attribute)
+    if name in (*_ROOMS, "train", "worth"):
+        return importlib.import_module(f"isoloss.{name}")
+    raise AttributeError(f"module 'isoloss' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

@@ -27,8 +27,8 @@ SCHEMA = 1
 class LR:
     """Learning rate as a pure function of the updates since the phase began.
 
-    ``shape``: ``constant``, ``warmup`` (peak (u+1)/length), ``inverse_sqrt`` (peak sqrt(offset/(offset+u))) or a
-    decay form of ``methods.schedules`` going from ``peak`` to ``final`` over ``length`` updates.
+    ``shape``: ``constant``, ``warmup`` (up to ``peak`` over ``length`` updates), ``inverse_sqrt`` (after a warm-up
+    of ``offset`` updates) or a decay form of ``methods.schedules`` from ``peak`` to ``final`` over ``length``.
     """
 
     shape: str
@@ -37,6 +37,7 @@ class LR:
     length: int | None = None
     offset: int | None = field(default=None, metadata={"neutral": None})
     exponent: float | None = field(default=None, metadata={"neutral": None})
+    code: str | None = field(default=None, metadata={"neutral": None})
 
     @property
     def stationary(self) -> bool:
@@ -57,6 +58,10 @@ class Rule:
     clip: float | None
     seeds: Mapping[str, int]
     methods: tuple[Mapping[str, Any], ...] = field(default=(), metadata={"neutral": ()})
+
+    @cached_property
+    def digest(self) -> str:
+        return digest(self)
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins: a model's resolved record and the seed of its initialisation."""
+    """Where a run begins: a model's resolved record and the seed of its initialisation.
+
+    ``alone`` keeps a run's states apart from all others' (training without sharing, for checks); it decides no bit.
+    """
 
     model: Mapping[str, Any]
     seed: int
+    alone: str | None = field(default=None, metadata={"neutral": None})
 
 
 @dataclass(frozen=True)
@@ -146,9 +155,10 @@ class Run:
     def tracks(self) -> tuple[tuple[Track, Phase, int], ...]:
         """(track, phase, absolute update at which it begins), in order."""
         found = []
+        numerics = digest(self.numerics)
         key, begun = self.root_key, 0
         for phase in self.phases:
-            track = Track(key, phase_digest(phase, self.numerics))
+            track = Track(key, phase_digest(phase, numerics))
             found.append((track, phase, begun))
             key, begun = track.key(phase.length), begun + phase.length
         return tuple(found)
@@ -184,16 +194,7 @@ class Run:
                 yield begun + offset, phase.rule, offset
 
 
-_DIGESTS: dict[tuple[int, int], tuple[Any, Any, str]] = {}
-
-
-def phase_digest(phase: Phase, numerics: Mapping[str, Any]) -> str:
+def phase_digest(phase: Phase, numerics_digest: str) -> str:
     """Digest of what one phase does, its length left out."""
-    memo = (id(phase.rule), id(numerics))
-    known = _DIGESTS.get(memo)
-    if known and known[0] is phase.rule and known[1] is numerics and phase.carry == KEEP:
-        return known[2]
-    found = digest(["phase", SCHEMA, phase.rule, phase.carry, numerics])
-    if phase.carry == KEEP:
-        _DIGESTS[memo] = (phase.rule, numerics, found)
-    return found
+    text = f"phase:{SCHEMA}:{phase.rule.digest}:{phase.carry.optimizer}:{phase.carry.data}:{numerics_digest}"
+    return hashlib.sha256(text.encode()).hexdigest()

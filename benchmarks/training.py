@@ -1,0 +1,264 @@
+"""Training speed: the whole machine with isoloss's recipe against a loop equivalent to stock nanoGPT's.
+
+    python benchmarks/training.py                 whole machine, ratios (interleaved rounds, medians)
+    python benchmarks/training.py --steps         one thread: time of one update by precision and attention
+    python benchmarks/training.py --seconds 2 --rounds 7
+
+The peer, written out below: LayerNorm, learned positions, GELU, scaled-dot-product attention, tied head, float32,
+all threads in one process, one AdamW (fused) over separate tensors. Ours: one process a core with one thread
+each, the built-in gpt with bf16 weights and float32 masters in one flat vector. Same depth, width, context,
+batch, heads, vocabulary (256), clipping and data; update, data and optimizer are timed together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+SHAPES = {  # depth, width, context, batch, head size
+    "L2 d16 T64 B16": (2, 16, 64, 16, 16),
+    "L2 d96 T64 B16": (2, 96, 64, 16, 16),
+    "L2 d64 T128 B8": (2, 64, 128, 8, 16),
+    "L4 d128 T128 B16": (4, 128, 128, 16, 32),
+    "L6 d256 T256 B16": (6, 256, 256, 16, 32),
+}
+VOCABULARY = 256
+Shape = tuple[int, int, int, int, int]
+Update = Callable[[], object]
+
+
+def stock(shape: Shape) -> Update:
+    """One update of the peer."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    depth, width, context, batch, head_size = shape
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+            self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            B, T, d = x.shape
+            q, k, v = (
+                t.view(B, T, d // head_size, head_size).transpose(1, 2)
+                for t in self.qkv(self.norm1(x)).split(d, dim=2)
+            )
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(mixed.transpose(1, 2).contiguous().view(B, T, d))
+            return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+    class Stock(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.positions = nn.Embedding(VOCABULARY, width), nn.Embedding(context, width)
+            self.layers = nn.ModuleList(Layer() for _ in range(depth))
+            self.norm = nn.LayerNorm(width)
+            self.head = nn.Linear(width, VOCABULARY, bias=False)
+            self.head.weight = self.tokens.weight
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+            for layer in self.layers:
+                x = layer(x)
+            return self.head(self.norm(x))
+
+    torch.manual_seed(0)
+    model = Stock()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0.0, 0.02)
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
+    draw = _batches(batch, context)
+
+    def update() -> object:
+        tokens = draw()
+        logits = model(tokens[:, :-1])
+        loss = F.cross_entropy(logits.view(-1, VOCABULARY), tokens[:, 1:].reshape(-1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return update
+
+
+def ours(shape: Shape, precision: str = "bf16-master", attention: str = "auto") -> Update:
+    """One update of the recommended recipe."""
+    import torch
+    import torch.nn.functional as F
+
+    from isoloss.methods.gradient_norm import clip_
+    from isoloss.models import build, decayed
+
+    depth, width, context, batch, head_size = shape
+    spec = {"family": "gpt", "width": width, "depth": depth, "head_size": head_size}
+    model = build(spec, vocabulary=VOCABULARY, context=context, seed=0)
+    model.attention = attention
+    named = sorted(model.named_parameters(), key=lambda item: not decayed(*item))
+    parameters = [p for _, p in named]
+    sizes = [p.numel() for p in parameters]
+    split = sum(p.numel() for name, p in named if decayed(name, p))
+    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
+    gradient = torch.zeros_like(flat)
+    working = flat.bfloat16() if precision == "bf16-master" else flat
+    slopes = [part.view(p.shape) for part, p in zip(gradient.split(sizes), parameters, strict=True)]
+    for p, part in zip(parameters, working.split(sizes), strict=True):
+        p.data = part.view(p.shape)
+    groups = []
+    for part, slope, decay in ((flat[:split], gradient[:split], 0.1), (flat[split:], gradient[split:], 0.0)):
+        part.grad = slope
+        groups.append({"params": [part], "weight_decay": decay})
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
+    draw = _batches(batch, context)
+
+    def update() -> object:
+        tokens = draw()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-autocast"):
+            logits = model(tokens[:, :-1])
+        loss = F.cross_entropy(logits.reshape(-1, VOCABULARY).float(), tokens[:, 1:].reshape(-1))
+        torch._foreach_copy_(slopes, torch.autograd.grad(loss, parameters))
+        clip_([gradient], 1.0)
+        optimizer.step()
+        if working is not flat:
+            working.copy_(flat)
+        return loss.item()
+
+    return update
+
+
+def _batches(batch: int, context: int) -> Callable[[], object]:
+    """Random windows of one fixed random stream, as nanoGPT draws them."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randint(VOCABULARY, (1_000_000,), generator=generator)
+    window = torch.arange(context + 1)
+
+    def draw() -> object:
+        start = torch.randint(len(data) - context - 1, (batch, 1), generator=generator)
+        return data[start + window]
+
+    return draw
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse large buffers instead of returning them to the system after every operation."""
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def _worker(pipe: Connection, kind: str, shape: Shape, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    if kind == "ours":
+        keep_freed_memory()
+    update = (ours if kind == "ours" else stock)(shape)
+    for _ in range(3):
+        update()
+    pipe.send("ready")
+    tokens = shape[2] * shape[3]
+    while (seconds := pipe.recv()) is not None:
+        begun, count = time.perf_counter(), 0
+        while time.perf_counter() - begun < seconds:
+            update()
+            count += 1
+        pipe.send(count * tokens / (time.perf_counter() - begun))
+
+
+def whole_machine(name: str, rounds: int, seconds: float, cores: int) -> tuple[float, float, float]:
+    """Median tokens/s of the peer and of ours, and the median of the rounds' ratios."""
+    context = multiprocessing.get_context("spawn")
+    plan = [("stock", cores)] + [("ours", 1)] * cores
+    pipes, processes = [], []
+    for kind, threads in plan:
+        here, there = context.Pipe()
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        process = context.Process(target=_worker, args=(there, kind, SHAPES[name], threads), daemon=True)
+        process.start()
+        pipes.append(here)
+        processes.append(process)
+    for pipe in pipes:
+        pipe.recv()
+    peer, mine = [], []
+    for _ in range(rounds):
+        for group, found in ((pipes[:1], peer), (pipes[1:], mine)):
+            for pipe in group:
+                pipe.send(seconds)
+            found.append(sum(pipe.recv() for pipe in group))
+    for pipe, process in zip(pipes, processes, strict=True):
+        pipe.send(None)
+        process.join()
+    ratios = [b / a for a, b in zip(peer, mine, strict=True)]
+    return statistics.median(peer), statistics.median(mine), statistics.median(ratios)
+
+
+def update_times(name: str, rounds: int, seconds: float) -> dict[str, float]:
+    """Median seconds of one update on one thread, by policy."""
+    import torch
+
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    shape = SHAPES[name]
+    updates: dict[str, Update] = {"stock fp32": stock(shape)}
+    for precision in ("fp32", "bf16-autocast", "bf16-master"):
+        for attention in ("sdpa", "explicit"):
+            updates[f"{precision} {attention}"] = ours(shape, precision, attention)
+    times: dict[str, list[float]] = {key: [] for key in updates}
+    for update in updates.values():
+        update()
+    for _ in range(rounds):
+        for key, update in updates.items():
+            begun, count = time.perf_counter(), 0
+            while count < 1 or time.perf_counter() - begun < seconds / 4:
+                update()
+                count += 1
+            times[key].append((time.perf_counter() - begun) / count)
+    return {key: statistics.median(found) for key, found in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", action="store_true", help="time of one update on one thread, by policy")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=list(SHAPES), metavar="SHAPE")
+    options = parser.parse_args()
+    if options.steps:
+        for place, name in enumerate(options.shapes):
+            times = update_times(name, options.rounds, options.seconds)
+            if place == 0:
+                print("| ms an update, 1 thread | " + " | ".join(times) + " |")
+                print("| --- |" + " ---: |" * len(times))
+            print(f"| {name} | " + " | ".join(f"{1e3 * t:.2f}" for t in times.values()) + " |", flush=True)
+        return
+    print(f"| whole machine ({options.cores} cores), tokens/s | stock nanoGPT loop | isoloss | ratio |")
+    print("| --- | ---: | ---: | ---: |")
+    for name in options.shapes:
+        peer, mine, ratio = whole_machine(name, options.rounds, options.seconds, options.cores)
+        print(f"| {name} | {peer:,.0f} | {mine:,.0f} | {ratio:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""``isoloss``: the commands by name, and one message without a traceback for everything a user can mend."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from isoloss.cli import backtest, compare, fit, plan, predict, quickstart, report, run, store
+from isoloss.recipe.errors import IsolossError, RunFailed
+
+app = typer.Typer(
+    name="isoloss",
+    help="What a training method is worth, at equal loss: in data, updates and compute.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(quickstart.quickstart)
+app.command()(plan.plan)
+app.command()(run.run)
+app.command()(report.report)
+app.command()(compare.compare)
+app.command()(fit.fit)
+app.command()(predict.predict)
+app.command()(backtest.backtest)
+app.add_typer(store.app, name="store")
+
+
+def main() -> None:
+    """Entry point of the console script. Exit codes: 0 done, 1 some runs failed, 2 the request is wrong."""
+    try:
+        app(standalone_mode=True)
+    except IsolossError as error:
+        print(f"isoloss: {error}", file=sys.stderr)
+        sys.exit(1 if isinstance(error, RunFailed) else 2)
+    except KeyboardInterrupt:
+        print("isoloss: stopped; what was published stays, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

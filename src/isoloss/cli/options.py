@@ -1,0 +1,57 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isoloss.recipe.errors import StudyError
+
+StudyFile = Annotated[Path, typer.Argument(help="Study file (YAML).", show_default=False)]
+StorePath = Annotated[
+    Path | None, typer.Option("--store", help="Folder of the store; default: NAME.store beside the study file.")
+]
+Under = Annotated[list[Path] | None, typer.Option("--under", help="Read-only store below it; may be repeated.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the page; default: NAME.report beside the study file.")]
+Budget = Annotated[str | None, typer.Option("--budget", help="Stop after this time, for instance 30m, 2h, 90s.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Worker processes; 0: one a core.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads a process; part of the numerics.")]
+Processes = Annotated[
+    int, typer.Option("--processes", min=1, help="Processes that share the micro-batches of one run.")
+]
+NoShare = Annotated[bool, typer.Option("--no-share", help="Train every run from its own beginning (a check).")]
+
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)?")
+
+
+def seconds(text: str | None) -> float | None:
+    """``30m`` as seconds; raise ``StudyError`` for anything else."""
+    if text is None:
+        return None
+    match = _TIME.fullmatch(text.strip())
+    if not match or match[2] is None:
+        raise StudyError(f"--budget: found {text!r}; allowed: a number with s, m or h, for instance 30m")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def beside(study: Path, given: Path | None, ending: str) -> Path:
+    """A folder named after the study file, beside it, unless one is given."""
+    return given if given is not None else study.with_suffix(ending)
+
+
+def show(value: Any) -> None:
+    """Print JSON."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def command_line() -> str:
+    """The command as it was typed, for the record."""
+    import shlex
+    import sys
+
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,32 @@
+"""``isoloss report``: the page again from the store."""
+
+from __future__ import annotations
+
+from isoloss.cli.options import Json, NoShare, Out, StorePath, StudyFile, Threads, Under, beside, command_line, show
+
+
+def report(
+    study: StudyFile,
+    store: StorePath = None,
+    under: Under = None,
+    out: Out = None,
+    threads: Threads = 1,
+    no_share: NoShare = False,
+    json: Json = False,
+) -> None:
+    """Write the page from what the store has; train nothing."""
+    from rich.console import Console
+
+    import isoloss
+
+    results = isoloss.results(
+        study, beside(study, store, ".store"), under=under or (), threads=threads, share=not no_share
+    )
+    answer = results.answer(command_line())
+    page = isoloss.report(answer, beside(study, out, ".report"))
+    if json:
+        show(answer)
+    else:
+        from isoloss.report import terminal
+
+        Console().print(terminal(answer, page))

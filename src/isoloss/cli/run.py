@@ -1,0 +1,61 @@
+"""``isoloss run``: train what the store lacks, fit, compare, report."""
+
+from __future__ import annotations
+
+import typer
+
+from isoloss.cli.options import (
+    Budget,
+    Json,
+    NoShare,
+    Out,
+    Processes,
+    StorePath,
+    StudyFile,
+    Threads,
+    Under,
+    Workers,
+    beside,
+    command_line,
+    seconds,
+    show,
+)
+
+
+def run(
+    study: StudyFile,
+    store: StorePath = None,
+    under: Under = None,
+    out: Out = None,
+    budget: Budget = None,
+    workers: Workers = 0,
+    threads: Threads = 1,
+    processes: Processes = 1,
+    no_share: NoShare = False,
+    json: Json = False,
+) -> None:
+    """Train what the store lacks, fit, compare and write the page; run it again to go on where it stopped."""
+    from rich.console import Console
+
+    import isoloss
+
+    results = isoloss.run(
+        study,
+        beside(study, store, ".store"),
+        under=under or (),
+        budget=seconds(budget),
+        workers=workers,
+        threads=threads,
+        processes=processes,
+        share=not no_share,
+    )
+    answer = results.answer(command_line())
+    page = isoloss.report(answer, beside(study, out, ".report"))
+    if json:
+        show(answer)
+    else:
+        from isoloss.report import terminal
+
+        Console().print(terminal(answer, page))
+    if any(r.status in ("failed", "diverged") for r in results.results):
+        raise typer.Exit(1)

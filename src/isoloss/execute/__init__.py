@@ -1,0 +1,1 @@
+"""Trains what a plan lacks: workers, their order, progress and faults."""

@@ -1,0 +1,107 @@
+"""One segment, wherever it runs: state from the store, training, pieces into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from isoloss.plan.lower import open_source
+from isoloss.plan.needs import Work
+from isoloss.recipe.errors import RunFailed, StoreError
+from isoloss.store import Measurement, Piece, Side, Store
+from isoloss.train.layout import Layout
+from isoloss.train.loop import Row
+from isoloss.train.segment import Segment, State, Trained, train
+
+NEWEST = 2
+"""States kept of a track that nothing can branch from, besides forks and leaves."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A segment as it is sent to a worker: plain data, no tree."""
+
+    id: int
+    segment: Segment
+    data: dict
+    pinned: frozenset[int]
+    label: str
+
+    @classmethod
+    def of(cls, id: int, work: Work, label: str) -> Job:
+        """The job of a planned piece of work."""
+        return cls(id, work.segment, dict(work.node.data), frozenset(work.node.pinned), label)
+
+
+def execute(
+    job: Job,
+    store: Store,
+    *,
+    layout: Layout | None = None,
+    halt: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, Row], None] = lambda offset, row: None,
+    published: Callable[[Trained], None] = lambda piece: None,
+) -> None:
+    """Train ``job`` from the store and publish its pieces; only rank 0 of a layout writes.
+
+    Raises ``StoreError`` where the state to begin from is gone or damaged: plan again.
+    """
+    segment = job.segment
+    track, phase, begun = segment.run.tracks[segment.track]
+    source = open_source(job.data)
+    if source.digest != phase.rule.data["digest"]:
+        raise RunFailed(
+            f"the data has changed since the plan was made: digest {source.digest[:12]}, "
+            f"planned {phase.rule.data['digest'][:12]}"
+        )
+    start = None
+    if begun + segment.begin > 0:
+        tensors, meta, sides = store.load(track.key(segment.begin))
+        start = State(tensors, meta, {name: (side.state, side.meta) for name, side in sides.items()})
+    held: list[int] = []
+
+    def emit(trained: Trained) -> None:
+        if layout is not None and layout.rank > 0:
+            return
+        store.publish(_piece(segment, trained))
+        published(trained)
+        if trained.end in job.pinned or phase.rule.lr.stationary or trained.end == segment.end:
+            return
+        held.append(trained.end)
+        while len(held) > NEWEST:
+            store.release(track.key(held.pop(0)))
+
+    train(segment, source, start, emit, halt=halt, progress=progress, layout=layout)
+    for offset in held:
+        if store.has(track.key(segment.end)):
+            store.release(track.key(offset))
+
+
+def _piece(segment: Segment, trained: Trained) -> Piece:
+    run = segment.run
+    track, _, begun = run.tracks[segment.track]
+    end_key = track.key(trained.end)
+    state = trained.state
+    return Piece(
+        start_key=track.key(trained.begin),
+        end_key=end_key,
+        start_update=begun + trained.begin,
+        end_update=begun + trained.end,
+        state=state.tensors if state else None,
+        meta=state.meta if state else {},
+        side={name: Side(*side) for name, side in state.sides.items()} if state else {},
+        curve=trained.curve,
+        measurements=tuple(
+            Measurement(track.key(offset), begun + offset, measure.name, value)
+            for offset, measure, value in trained.values
+        ),
+        recipes={end_key: run.recipe(begun + trained.end)},
+        status="diverged" if trained.diverged else "done",
+        detail=trained.diverged or "",
+        track=track.id,
+        offset=trained.end,
+        seconds=trained.seconds,
+    )
+
+
+__all__ = ["Job", "StoreError", "execute"]

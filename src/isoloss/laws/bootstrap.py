@@ -1,0 +1,225 @@
+"""Bootstrap: thousands of resampled fits as row weights on one batch, and intervals from them.
+
+Methods: 'cluster' (whole clusters with replacement; the default), 'pairs' (rows), 'residual' (fitted values
+plus resampled, centred residuals) and 'parametric' (fitted values plus Gaussian noise, with the standard
+deviation of repeated seeds where the table has them, else of the residuals).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isoloss.laws.errors import LawError, unknown
+from isoloss.laws.newton import minimise
+
+if TYPE_CHECKING:
+    from isoloss.laws.fit import Fit
+
+Array = np.ndarray
+METHODS = ("cluster", "pairs", "residual", "parametric")
+FEWEST_CLUSTERS = 3
+Target = str | Callable[[Mapping[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate with the ends of its interval."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+
+    def __iter__(self) -> Any:
+        return iter((self.low, self.high))
+
+
+@dataclass
+class Draws:
+    """Resampled parameter values.
+
+    parameters: natural values by name, one per draw. clusters: number of resampled units. unit: what they are.
+    failed: draws that did not converge (left out). at_bound: draws with a parameter at a bound.
+    """
+
+    fit: Fit
+    parameters: dict[str, Array]
+    clusters: int
+    unit: str
+    method: str
+    failed: int
+    at_bound: int
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parameters.values())))
+
+    def values(self, target: Target) -> Array:
+        """A parameter, a derived quantity, or any function of the parameter values, for every draw."""
+        with np.errstate(all="ignore"):
+            return np.asarray(_function(self.fit, target)(self.parameters), dtype=float)
+
+    def interval(self, target: Target, level: float = 0.9) -> Interval:
+        """Percentile interval of a parameter, a derived quantity or a function of the parameters.
+
+        With few clusters the resampled spread is too small: deviations from the estimate are widened by
+        sqrt(G / (G - 1)) and by the ratio of Student's t quantile with G - 1 degrees of freedom to the normal
+        one (on the log scale for positive quantities). Raises LawError below three clusters.
+        """
+        values = self.values(target)
+        with np.errstate(all="ignore"):
+            estimate = float(_function(self.fit, target)(self.fit.parameters))
+        low, high = self._ends(values[:, None], np.array([estimate]), level)
+        return Interval(estimate, float(low[0]), float(high[0]), level)
+
+    def standard_error(self, target: Target) -> float:
+        """Standard deviation over the draws."""
+        values = self.values(target)
+        return float(np.std(values[np.isfinite(values)]))
+
+    def predict_band(
+        self, level: float = 0.9, noise: bool = False, seed: int = 0, **columns: Any
+    ) -> tuple[Array, Array, Array]:
+        """Low, middle and high of the predicted response at values of the variables.
+
+        The band is of the mean curve; with `noise` a resampled residual is added to every draw, which makes it
+        a band for one new measurement inside the fitted range (beyond it use a calibrated forecast).
+        """
+        fit = self.fit
+        variables = {name: np.atleast_1d(v).astype(float) for name, v in fit.variables(columns).items()}
+        middle = np.atleast_1d(fit.form.predict(fit.parameters, variables))
+        table = {name: values[:, None] for name, values in self.parameters.items()}
+        predicted = fit.form.predict(table, {name: v[None, :] for name, v in variables.items()})
+        if noise:
+            rng = np.random.default_rng(seed)
+            extra = rng.choice(fit.residuals, size=predicted.shape)
+            predicted = fit.form.from_space(fit.form.to_space(predicted) + extra)
+        low, high = self._ends(predicted, middle, level)
+        return low, middle, high
+
+    def _ends(self, values: Array, estimate: Array, level: float) -> tuple[Array, Array]:
+        refuse_few(self.clusters, self.unit)
+        if not 0 < level < 1:
+            raise LawError(f"level must lie between 0 and 1; found {level}")
+        tail = 0.5 * (1.0 - level)
+        low, high = np.nanquantile(np.where(np.isfinite(values), values, np.nan), [tail, 1.0 - tail], axis=0)
+        factor = widening(self.clusters, level)
+        if factor == 1.0:
+            return low, high
+        logged = (low > 0) & (estimate > 0)
+        with np.errstate(all="ignore"):
+            log_low = estimate * (low / estimate) ** factor
+            log_high = estimate * (high / estimate) ** factor
+        return (
+            np.where(logged, log_low, estimate + factor * (low - estimate)),
+            np.where(logged, log_high, estimate + factor * (high - estimate)),
+        )
+
+
+def refuse_few(clusters: int, unit: str) -> None:
+    """Raise LawError where there are too few independent units for an interval."""
+    if clusters < FEWEST_CLUSTERS:
+        raise LawError(
+            f"no interval: the rows form {clusters} independent cluster{'s' if clusters != 1 else ''} (by {unit}) and "
+            f"spread cannot be judged from fewer than {FEWEST_CLUSTERS}; add seeds or runs, or name another cluster column"
+        )
+
+
+def widening(clusters: int, level: float) -> float:
+    """Small-sample factor for deviations of a bootstrap over `clusters` units; 1 from 50 units on."""
+    if clusters >= 50:
+        return 1.0
+    from scipy.special import stdtrit
+
+    upper = 0.5 * (1.0 + level)
+    student = float(stdtrit(clusters - 1, upper))
+    return student / NormalDist().inv_cdf(upper) * float(np.sqrt(clusters / (clusters - 1)))
+
+
+def _function(fit: Fit, target: Target) -> Callable[[Mapping[str, Any]], Any]:
+    if callable(target):
+        return target
+    if target in fit.form.names:
+        return lambda values: values[target]
+    derived = fit.form.derived()
+    if target in derived:
+        return derived[target]
+    raise unknown(f"quantity (of law {fit.form.name!r})", target, [*fit.form.names, *derived])
+
+
+def bootstrap(
+    fit: Fit, n: int = 1000, seed: int = 0, method: str = "cluster", cluster: Any = None, indices: Any = None
+) -> Draws:
+    """n resampled fits, each started at the fit.
+
+    indices: row indices of the resamples, shape (n, rows), to repeat somebody else's bootstrap.
+    Raises LawError for fewer than three clusters.
+    """
+    if method not in METHODS:
+        raise unknown("bootstrap method", method, METHODS)
+    if n < 1:
+        raise LawError(f"number of bootstrap draws must be positive; found {n}")
+    problem, rng = fit.problem, np.random.default_rng(seed)
+    rows = problem.rows
+    y, weight = problem.y[None, :], problem.weight[None, :]
+    groups, unit = fit.points.clusters(cluster) if method == "cluster" else (np.arange(rows), "row")
+    count = int(groups.max()) + 1
+    if indices is not None:
+        weight = weight * counts_of(np.asarray(indices), rows)
+        groups, unit, count, method = np.arange(rows), "row", rows, "pairs"
+    elif method in ("cluster", "pairs"):
+        refuse_few(count, unit)
+        weight = weight * resample(rng, count, n)[:, groups]
+    else:
+        refuse_few(rows, unit)
+        fitted = problem.y - fit.residuals
+        y = fitted[None, :] + noise(fit, rng, n, method)
+    draws = max(len(weight), len(y))
+    objective = fit.loss.continuation()[-1]
+    start = np.repeat(fit.theta[None, :], draws, axis=0)
+    solution = minimise(problem.model(), start, y, weight, objective, problem.free, problem.lower, problem.upper)
+    good = solution.converged & np.isfinite(solution.objective)
+    theta = solution.theta[good]
+    bound = ((theta <= problem.lower + 1e-9) | (theta >= problem.upper - 1e-9)) & problem.free
+    natural = problem.natural(theta)
+    return Draws(fit, natural, count, unit, method, int((~good).sum()), int(bound.any(axis=1).sum()))
+
+
+def resample(rng: np.random.Generator, count: int, n: int) -> Array:
+    """How often each of `count` units appears in each of n resamples with replacement."""
+    return rng.multinomial(count, np.full(count, 1.0 / count), size=n).astype(float)
+
+
+def counts_of(indices: Array, rows: int) -> Array:
+    """Integer weights of resamples given as row indices."""
+    if indices.ndim != 2 or indices.min() < 0 or indices.max() >= rows:
+        raise LawError(f"indices must have shape (draws, rows) with entries 0 to {rows - 1}; found shape {indices.shape}")
+    return np.stack([np.bincount(row, minlength=rows) for row in indices]).astype(float)
+
+
+def noise(fit: Fit, rng: np.random.Generator, n: int, method: str) -> Array:
+    """Residuals of synthetic responses, shape (n, rows)."""
+    r = fit.residuals
+    if method == "residual":
+        used = int(fit.problem.free.sum())
+        inflated = (r - r.mean()) * np.sqrt(len(r) / max(len(r) - used, 1))
+        return rng.choice(inflated, size=(n, len(r)))
+    return rng.normal(size=(n, len(r))) * seed_noise(fit)
+
+
+def seed_noise(fit: Fit) -> float:
+    """Standard deviation between repeats of one design point; of the residuals where nothing was repeated."""
+    keys = np.stack(list(fit.problem.logs.values()), axis=1).round(9)
+    _, group = np.unique(keys, axis=0, return_inverse=True)
+    group = group.ravel()
+    counts = np.bincount(group)
+    means = np.bincount(group, fit.residuals) / counts
+    freedom = int((counts - 1).sum())
+    if freedom >= 5:
+        return float(np.sqrt(np.sum((fit.residuals - means[group]) ** 2) / freedom))
+    used = int(fit.problem.free.sum())
+    return float(np.sqrt(np.sum(fit.residuals**2) / max(len(fit.residuals) - used, 1)))

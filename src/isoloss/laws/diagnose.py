@@ -1,0 +1,157 @@
+"""What a fit can and cannot say: bounds, curvature, rows inside delta, sensitivity, identification."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isoloss.laws.losses import Objective
+from isoloss.laws.newton import minimise
+
+if TYPE_CHECKING:
+    from isoloss.laws.fit import Fit
+
+Array = np.ndarray
+LOOSE_FACTOR = 1.0  # standard error of a logarithm beyond which a coefficient is called not identified
+NARROW_DECADES = 1.0
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Numbers behind the plain sentences.
+
+    eigenvalues: of the exact Hessian in centred coordinates. standard_errors: first-print errors of fitted
+    coordinates (logarithms for coefficients) from residual spread and curvature; intervals come from the
+    bootstrap. active: parameters at a bound. inside: share of rows whose residual is within delta.
+    """
+
+    eigenvalues: list[float]
+    standard_errors: dict[str, float]
+    active: dict[str, str]
+    inside: float
+    decades: dict[str, float]
+    not_identified: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return asdict(self)
+
+
+def diagnose(fit: Fit) -> Diagnosis:
+    """Work out the diagnosis of a fit."""
+    problem, r = fit.problem, fit.residuals[None, :]
+    model = problem.model()
+    _, state = model.forward(fit.theta[None, :])
+    final = fit.loss.continuation()[-1]
+    slope, curvature = final.slope(r)
+    weight = problem.weight[None, :]
+    _, hessian = model.pull(state, -weight * slope, weight * curvature)
+    _, information = model.pull(state, -weight * slope, weight * np.ones_like(r), curved=False)
+    active = _active(fit)
+    moving = np.array([free and name not in active for free, name in zip(problem.free, fit.form.names, strict=True)])
+    errors = _standard_errors(fit, information[0], moving)
+    sub = hessian[0][np.ix_(moving, moving)]
+    eigenvalues = np.linalg.eigvalsh(sub).tolist() if moving.any() else []
+    decades = {
+        problem.columns[name]: float((values.max() - values.min()) / np.log(10)) for name, values in problem.logs.items()
+    }
+    inside = float(np.mean(np.abs(fit.residuals) <= fit.loss.delta)) if fit.loss.kind != "squared" else 1.0
+    sentence = _identification(fit, errors, active, decades)
+    return Diagnosis(eigenvalues, errors, active, inside, decades, sentence)
+
+
+def _active(fit: Fit) -> dict[str, str]:
+    problem = fit.problem
+    found = {}
+    for index, q in enumerate(fit.form.parameters):
+        if not problem.free[index]:
+            continue
+        if fit.theta[index] <= problem.lower[index] + 1e-9:
+            found[q.name] = "goes to zero" if q.positive or problem.lower[index] == 0 else "at its lower bound"
+        elif fit.theta[index] >= problem.upper[index] - 1e-9:
+            found[q.name] = "at its upper bound"
+    return found
+
+
+def _standard_errors(fit: Fit, information: Array, moving: Array) -> dict[str, float]:
+    """Errors of moving coordinates: robust spread times the root of the inverse information's diagonal."""
+    names = np.array(fit.form.names)[moving].tolist()
+    spread = max(1.4826 * float(np.median(np.abs(fit.residuals))), 1e-12)
+    matrix = information[np.ix_(moving, moving)]
+    if not len(names):
+        return {}
+    scale = np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+    values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
+    # A null direction gets a huge, finite error instead of a division by zero.
+    inverse = (vectors**2) @ (1.0 / np.maximum(values, 1e-15))
+    mean_weight = float(np.mean(fit.problem.weight))
+    return {
+        name: float(spread * np.sqrt(mean_weight * v) / s) for name, v, s in zip(names, inverse, scale, strict=True)
+    }
+
+
+def _identification(fit: Fit, errors: dict[str, float], active: dict[str, str], decades: dict[str, float]) -> str:
+    loose = []
+    values = fit.parameters
+    for name, how in active.items():
+        loose.append(f"{name} ({how})")
+    for name, error in errors.items():
+        q = fit.form.parameter(name)
+        if q.positive and error > LOOSE_FACTOR:
+            loose.append(f"{name} (known only within a factor {np.exp(min(error, 50.0)):.2g})")
+        elif not q.positive and error > max(0.25, 0.75 * abs(values[name])):
+            loose.append(f"{name} ({values[name]:.3g} with an error of about {error:.2g})")
+    reasons = [f"{name} spans only {span:.2f} decades" for name, span in decades.items() if span < NARROW_DECADES]
+    distinct = {fit.problem.columns[v]: len(np.unique(np.round(x, 9))) for v, x in fit.problem.logs.items()}
+    reasons += [f"{name} takes only {count} values" for name, count in distinct.items() if count < 4]
+    if not loose:
+        return ""
+    why = "; ".join(reasons) if reasons else "the rows do not separate it from the other parameters"
+    return f"not identified: {', '.join(loose)}, because {why}"
+
+
+def sensitivity(fit: Fit, deltas: tuple[float, ...]) -> dict[str, dict[str, float]]:
+    """Refits from the optimum at other widths and at the L1 limit."""
+    from isoloss.laws.fit import continuation
+
+    problem = fit.problem
+    model, y, weight = problem.model(), problem.y[None, :], problem.weight[None, :]
+    unit = 1.0 if problem.form.space != "value" else max(float(np.std(problem.y)), 1e-12)
+    objectives = {f"huber {delta:g}": Objective("huber", delta * unit) for delta in deltas}
+    objectives["l1"] = Objective("l1", deltas[-1] * unit)
+    result = {}
+    for label, objective in objectives.items():
+        theta = fit.theta[None, :]
+        for step in continuation(problem, objective):
+            theta = minimise(model, theta, y, weight, step, problem.free, problem.lower, problem.upper).theta
+        natural = {name: float(v[0]) for name, v in problem.natural(theta).items()}
+        with np.errstate(all="ignore"):
+            derived = {name: float(f(natural)) for name, f in fit.form.derived().items()}
+        result[label] = natural | derived
+    return result
+
+
+def report(fit: Fit) -> str:
+    """The result in plain text: law, parameters in full, objective, minima, bounds, identification."""
+    d = fit.diagnosis
+    lines = [
+        f"law        {fit.form.name}: {fit.form.formula}",
+        f"source     {fit.form.source}",
+        f"rows       {len(fit.points)}; {', '.join(f'{k} over {v:.2f} decades' for k, v in d.decades.items())}",
+        f"objective  {fit.objective:.12g} (sum of {fit.loss.kind}, delta {fit.loss.delta:g}); "
+        f"rmse {fit.rmse:.5f}; {d.inside:.0%} of rows inside delta",
+        f"solver     {'converged' if fit.converged else 'NOT CONVERGED'}, relative gradient {fit.gradient:.1e}, "
+        f"{len(fit.minima)} distinct minima",
+    ]
+    for name, value in fit.parameters.items():
+        note = f"  (error of {'log ' if fit.form.parameter(name).positive else ''}{name} about "
+        error = f"{note}{d.standard_errors[name]:.2g})" if name in d.standard_errors else "  (pinned)"
+        lines.append(f"  {name:<8} {value:.10g}{d.active.get(name) and f'  [{d.active[name]}]' or error}")
+    lines += [f"  {name:<8} {value:.10g}" for name, value in fit.derived.items()]
+    if len(d.eigenvalues) > 1:
+        lines.append(f"curvature  eigenvalues {d.eigenvalues[0]:.2e} to {d.eigenvalues[-1]:.2e}")
+    lines.append(d.not_identified or "identified  every free parameter is determined by these rows")
+    lines += [f"warning    {text}" for text in fit.warnings]
+    return "\n".join(lines)

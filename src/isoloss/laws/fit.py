@@ -1,0 +1,303 @@
+"""Fitting a law to points: starts, continuation in delta, exact Newton, and an honest account of the result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from isoloss.laws import diagnose
+from isoloss.laws.errors import LawError
+from isoloss.laws.form import Form
+from isoloss.laws.losses import Objective
+from isoloss.laws.newton import minimise
+from isoloss.laws.points import Points
+from isoloss.laws.problem import Problem, make_problem, variable_columns
+from isoloss.laws.starts import make_starts, to_theta
+
+if TYPE_CHECKING:
+    from isoloss.laws.bootstrap import Draws
+    from isoloss.laws.profile import Profile
+
+Array = np.ndarray
+STARTS = 8
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """One distinct minimum of the objective: its value and parameters."""
+
+    objective: float
+    parameters: dict[str, float]
+
+
+@dataclass
+class Fit:
+    """A fitted law.
+
+    parameters: natural values. objective: the sum that was minimised. gradient: its largest entry in centred
+    coordinates, relative to the objective. minima: all distinct minima that were found, best first.
+    """
+
+    form: Form
+    points: Points
+    problem: Problem
+    loss: Objective
+    theta: Array
+    objective: float
+    gradient: float
+    converged: bool
+    minima: list[Minimum]
+    cluster: Any = None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Natural parameter values in full precision."""
+        return {name: float(value) for name, value in self.problem.natural(self.theta).items()}
+
+    @property
+    def derived(self) -> dict[str, float]:
+        """Derived quantities of the form."""
+        values = self.parameters
+        with np.errstate(all="ignore"):
+            return {name: float(function(values)) for name, function in self.form.derived().items()}
+
+    @property
+    def x(self) -> str | None:
+        """The column a one-variable law reads."""
+        return self.problem.columns.get("x")
+
+    def variables(self, columns: Mapping[str, Any]) -> dict[str, Array]:
+        """Variables of the form from values given by column name (or from a table). Raises LawError."""
+        found = {}
+        for variable, column in self.problem.columns.items():
+            name = column if column in columns else variable
+            if name not in columns and name == "M" and {"N", "D"} <= set(columns):
+                found[variable] = np.asarray(columns["D"], dtype=float) / np.asarray(columns["N"], dtype=float)
+                continue
+            if name not in columns:
+                need = ", ".join(self.problem.columns.values())
+                raise LawError(f"law {self.form.name!r} predicts from {need}; given: {', '.join(columns) or 'nothing'}")
+            found[variable] = np.asarray(columns[name], dtype=float)
+        return found
+
+    def predict(self, points: Points | None = None, **columns: Any) -> Any:
+        """Predicted response at values of the variables (numbers or arrays), or on a table of points."""
+        given = _table(self, points) if points is not None else columns
+        result = self.form.predict(self.parameters, self.variables(given))
+        return float(result) if np.ndim(result) == 0 else np.asarray(result)
+
+    @cached_property
+    def residuals(self) -> Array:
+        """Observed minus predicted, in residual space (log for losses)."""
+        f, _ = self.problem.model().forward(self.theta[None, :])
+        return self.problem.y - f[0]
+
+    @property
+    def rmse(self) -> float:
+        """Root mean square of the residuals."""
+        return float(np.sqrt(np.mean(self.residuals**2)))
+
+    @cached_property
+    def diagnosis(self) -> diagnose.Diagnosis:
+        """Bounds, eigenvalues, share of rows inside delta, and what is not identified and why."""
+        return diagnose.diagnose(self)
+
+    def bootstrap(
+        self,
+        n: int = 1000,
+        seed: int = 0,
+        method: str = "cluster",
+        cluster: Any = None,
+        indices: Any = None,
+    ) -> Draws:
+        """Resampled fits (see `isoloss.laws.bootstrap.bootstrap`)."""
+        from isoloss.laws.bootstrap import bootstrap
+
+        return bootstrap(self, n, seed, method, cluster if cluster is not None else self.cluster, indices)
+
+    def sensitivity(self, deltas: tuple[float, ...] = (1e-2, 3e-3, 1e-3)) -> dict[str, dict[str, float]]:
+        """The fit repeated at other widths and at the L1 limit: parameters and derived quantities by objective."""
+        return diagnose.sensitivity(self, deltas)
+
+    def profile(self, name: str, points: int = 41, span: float = 4.0) -> Profile:
+        """Profile of the objective over one parameter (see `isoloss.laws.profile`)."""
+        from isoloss.laws.profile import profile
+
+        return profile(self, name, points, span)
+
+    def report(self) -> str:
+        """The result in plain text."""
+        return diagnose.report(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything needed to predict and to judge the fit, in plain numbers (full precision)."""
+        return {
+            "law": self.form.name,
+            "formula": self.form.formula,
+            "source": self.form.source,
+            "rows": len(self.points),
+            "columns": dict(self.problem.columns),
+            "parameters": self.parameters,
+            "fixed": {name: self.parameters[name] for name in self.problem.fixed},
+            "derived": self.derived,
+            "loss": {"kind": self.loss.kind, "delta": self.loss.delta, "tau": self.loss.tau, "reduction": "sum"},
+            "objective": self.objective,
+            "rmse": self.rmse,
+            "converged": self.converged,
+            "gradient": self.gradient,
+            "minima": [{"objective": m.objective, "parameters": m.parameters} for m in self.minima],
+            "diagnosis": self.diagnosis.to_dict(),
+            "warnings": self.warnings,
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_dict` as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def _table(fit: Fit, points: Points) -> dict[str, Array]:
+    return {column: points.numbers(column) for column in fit.problem.columns.values()}
+
+
+def fit(
+    points: Points,
+    law: str | Form,
+    x: str | None = None,
+    y: str | None = None,
+    loss: str = "huber",
+    delta: float | None = None,
+    tau: float = 0.1,
+    fixed: Mapping[str, float] | None = None,
+    cluster: Any = None,
+    weighted: bool = True,
+    start: Mapping[str, float] | None = None,
+    starts: int = STARTS,
+) -> Fit:
+    """Fit a law to points.
+
+    law: a registered name or a Form. x: the column of a one-variable law. y: the response column. loss: 'huber'
+    (of log residuals, delta 1e-3 unless given), 'l1', 'squared' or 'lower-envelope'. fixed: pinned parameters
+    in natural units. cluster: what is resampled as one unit by the bootstrap. start: one more start.
+    Raises LawError on unusable data and on a "fit" that never left its start.
+    """
+    from isoloss.laws.registry import get_form
+
+    form = get_form(law) if isinstance(law, str) else law
+    problem = make_problem(points, form, x, y, fixed, weighted)
+    objective = Objective(loss, default_delta(form, problem) if delta is None else delta, tau)
+    first = make_starts(form, problem.logs, problem.y, problem.weight, problem.fixed, starts)
+    if start is not None:
+        first = np.concatenate([first, to_theta(form, problem.centred({**start, **(fixed or {})}))[None, :]])
+    if not len(first):
+        raise LawError(f"law {form.name!r} offers no start: give start={{...}} or define guesses() in the form")
+    return solve(points, problem, objective, first, cluster)
+
+
+def default_delta(form: Form, problem: Problem) -> float:
+    """1e-3 for log residuals; for plain residuals 1e-3 of the response's standard deviation."""
+    return 1e-3 if form.space != "value" else 1e-3 * max(float(np.std(problem.y)), 1e-12)
+
+
+def solve(points: Points, problem: Problem, objective: Objective, first: Array, cluster: Any = None) -> Fit:
+    """Continue from starts to the objective and collect the result."""
+    theta = np.clip(first, problem.lower, problem.upper)
+    begun = theta
+    model = problem.model()
+    y, weight = problem.y[None, :], problem.weight[None, :]
+    solution = None
+    steps = continuation(problem, objective)
+    for step in steps:
+        # Wide objectives only lead the way: they need not be solved to the last digit.
+        limit = 300 if step is steps[-1] else 40
+        solution = minimise(model, theta, y, weight, step, problem.free, problem.lower, problem.upper, limit)
+        alive = np.isfinite(solution.objective)
+        if not alive.any():
+            raise LawError(f"law {problem.form.name!r}: no start gives a finite objective on these points")
+        theta = solution.theta if step is steps[-1] else distinct(solution.theta[alive])
+    assert solution is not None
+    values = solution.objective.copy()
+    if objective.kind == "l1":
+        f, _ = model.forward(solution.theta)
+        values = np.sum(weight * np.abs(y - f), axis=1)
+    order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
+    best = int(order[0])
+    gradient = float(solution.gradient[best] / max(solution.objective[best], 1e-300))
+    result = Fit(
+        problem.form,
+        points,
+        problem,
+        objective,
+        solution.theta[best],
+        float(values[best]),
+        gradient,
+        bool(solution.converged[best]),
+        _minima(problem, solution.theta[order], values[order]),
+        cluster,
+    )
+    _refuse_unmoved(result, begun, gradient)
+    return result
+
+
+def continuation(problem: Problem, objective: Objective) -> list[Objective]:
+    """Widths to solve one after another, in the units of the residuals."""
+    if problem.form.space != "value" or objective.kind == "squared":
+        return objective.continuation()
+    unit = max(float(np.std(problem.y)), 1e-12)
+    scaled = Objective(objective.kind, objective.delta / unit, objective.tau).continuation()
+    return [Objective(step.kind, step.delta * unit, step.tau) for step in scaled]
+
+
+def distinct(theta: Array, tolerance: float = 1e-5) -> Array:
+    """Parameter vectors without near-duplicates, in order."""
+    _, index = np.unique(np.round(theta / tolerance), axis=0, return_index=True)
+    return theta[np.sort(index)]
+
+
+def _minima(problem: Problem, theta: Array, values: Array) -> list[Minimum]:
+    found: list[tuple[Array, float]] = []
+    for candidate, value in zip(theta, values, strict=True):
+        if np.isfinite(value) and not any(np.abs(candidate - kept).max() < 1e-4 for kept, _ in found):
+            found.append((candidate, float(value)))
+    result = []
+    for candidate, value in found:
+        natural = {name: float(v) for name, v in problem.natural(candidate).items()}
+        result.append(Minimum(value, natural))
+    return result
+
+
+def _refuse_unmoved(result: Fit, begun: Array, gradient: float) -> None:
+    """A fit equal to its start is an error unless the start already was a stationary point."""
+    free = result.problem.free
+    moved = np.abs(begun[:, free] - result.theta[free]).max(axis=1).min() if free.any() else 1.0
+    if moved < 1e-12 and gradient > 1e-6 and not result.converged:
+        raise LawError(
+            f"law {result.form.name!r}: the fit equals its start although the objective still slopes "
+            f"(relative gradient {gradient:.1e}); check the weights and the scale of the response"
+        )
+
+
+def evaluate(
+    points: Points,
+    law: str | Form,
+    parameters: Mapping[str, float],
+    x: str | None = None,
+    y: str | None = None,
+    loss: str = "huber",
+    delta: float = 1e-3,
+    weighted: bool = True,
+) -> float:
+    """The objective (a sum) of given natural parameters on points."""
+    from isoloss.laws.registry import get_form
+
+    form = get_form(law) if isinstance(law, str) else law
+    problem = make_problem(points, form, x, y, None, weighted)
+    predicted = form.predict(parameters, {v: points.numbers(c) for v, c in variable_columns(form, x, points).items()})
+    residual = problem.y - form.to_space(predicted)
+    return float(np.sum(problem.weight * Objective(loss, delta).rho(residual)))

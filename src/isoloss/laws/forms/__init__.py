@@ -1,0 +1,1 @@
+"""The forms of the library, one small declaration each, and their registry by name."""

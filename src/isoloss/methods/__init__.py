@@ -1,0 +1,1 @@
+"""What papers propose, one file each, usable in any PyTorch loop."""

@@ -1,0 +1,317 @@
+"""From a cell's resolved configuration to a run: every unit, default and fraction becomes a number here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from isoloss import data, models
+from isoloss.recipe import catalogue
+from isoloss.recipe.canonical import digest
+from isoloss.recipe.errors import StudyError
+from isoloss.recipe.measure import Measure, Observer
+from isoloss.recipe.references import code_of, is_reference
+from isoloss.recipe.run import LR, Phase, Rule, Run, Start
+from isoloss.recipe.units import BATCH, DURATION, Quantity
+from isoloss.train import numerics
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a lowered cell costs and is made of; D is counted in tokens (samples for vectors)."""
+
+    N: int
+    N_total: int
+    batch: int
+    terms_per_update: int
+    flops_per_update: float
+    evaluation_flops: float
+    """FLOPs of one evaluation of one set of weights on one part."""
+    state_bytes: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A run, what to read off it at which update, and the facts for accounting."""
+
+    run: Run
+    points: Mapping[int, tuple[Measure, ...]]
+    facts: Facts
+    data: Mapping[str, Any]
+    observer: Observer | None
+    amount: int
+    piece: int
+
+    @property
+    def final(self) -> dict[str, Measure]:
+        """Measure at the end of the run by part, of the averaged weights where the arm averages."""
+        return {part: Measure("loss", part, self.amount, self.observer) for part in ("A", "B")}
+
+
+class Lowering:
+    """Lowers cells of one study; sources, numerics and rules are made once and shared."""
+
+    def __init__(self, *, threads: int = 1) -> None:
+        self.threads = threads
+        self._rules: dict[Any, Rule] = {}
+        self._starts: dict[Any, tuple[dict[str, Any], models.ModelFacts]] = {}
+        self._numerics: dict[tuple[str, bool], dict[str, Any]] = {}
+
+    def __call__(self, config: Mapping[str, Any], lr: float, *, where: str, alone: bool = False) -> Lowered:
+        """Lower one configuration with its learning rate; ``where`` names the cell in messages."""
+        try:
+            return self._lower(config, lr, where if alone else None)
+        except (ValueError, StudyError) as error:
+            raise StudyError(f"{where}: {error}") from error
+
+    def _lower(self, config: Mapping[str, Any], lr: float, alone: str | None) -> Lowered:
+        training, spec = config["training"], config["data"]
+        source = open_source(spec)
+        context = int(spec.get("context") or 1)
+        start_model, facts = self._model(config["model"], source.vocabulary, context)
+        per_sample = context if source.kind == "tokens" else 1
+        batch = _batch(training["batch"], per_sample)
+        micro = int(training["micro_batches"])
+        if batch % micro:
+            raise StudyError(f"training.micro_batches: {micro} does not divide the batch of {batch}")
+
+        def updates(text: str, name: str) -> int:
+            return _updates(Quantity.parse(text, DURATION), batch, per_sample, source.blocks(context), facts, name)
+
+        total = updates(config["duration"], "duration")
+        if total < 1:
+            raise StudyError(f"duration: {config['duration']} is less than one update of {batch} samples")
+        seeds = _seeds(config["seed"])
+        rules = _Rules(self, config, source.digest, context, batch, micro, seeds)
+        warmup = updates(training["warmup"], "training.warmup")
+        phases = _phases(config["schedule"], lr, total, warmup, updates, rules)
+        run = Run(
+            Start(start_model, seeds["init"], alone),
+            tuple(phases),
+            self._numerics_of(training["precision"], bool(training["compile"])),
+        )
+        amount = _amount(config["evaluation"])
+        observer = _observer(config["average"], updates, run)
+        terms = batch * per_sample
+        return Lowered(
+            run=run,
+            points=_points(config["evaluation"], total, amount, observer, updates),
+            facts=Facts(
+                N=facts.non_embedding,
+                N_total=facts.total,
+                batch=batch,
+                terms_per_update=terms,
+                flops_per_update=facts.training_flops_per_token * terms,
+                evaluation_flops=facts.forward_flops_per_token * amount,
+                state_bytes=12 * facts.total,
+                unit=source.kind if source.kind == "tokens" else "samples",
+            ),
+            data=spec,
+            observer=observer,
+            amount=amount,
+            piece=max(1, updates(config["checkpoint"]["every"], "checkpoint.every")),
+        )
+
+    def _model(
+        self, spec: Mapping[str, Any], vocabulary: int, context: int
+    ) -> tuple[dict[str, Any], models.ModelFacts]:
+        memo = (digest(dict(spec)), vocabulary, context)
+        if memo not in self._starts:
+            name = spec.get("name")
+            semantics = None if name else catalogue.get("model", spec["family"]).semantics
+            record = {
+                "spec": {k: v for k, v in spec.items() if k != "version"},
+                "code": code_of(name or "", spec.get("version"), semantics),
+                "vocabulary": vocabulary,
+                "context": context,
+            }
+            self._starts[memo] = (record, models.describe(spec, vocabulary=vocabulary, context=context))
+        return self._starts[memo]
+
+    def _numerics_of(self, precision: str, compiled: bool) -> dict[str, Any]:
+        if (precision, compiled) not in self._numerics:
+            self._numerics[precision, compiled] = numerics.detect(precision, compiled=compiled, threads=self.threads)
+        return self._numerics[precision, compiled]
+
+    def rule(self, memo: Any, make: Any) -> Rule:
+        """One object a rule, so that its digest is computed once."""
+        if memo not in self._rules:
+            self._rules[memo] = make()
+        return self._rules[memo]
+
+
+class _Rules:
+    """Rules of one cell: all alike but for the learning rate."""
+
+    def __init__(
+        self,
+        lowering: Lowering,
+        config: Mapping[str, Any],
+        data_digest: str,
+        context: int,
+        batch: int,
+        micro: int,
+        seeds: Mapping[str, int],
+    ) -> None:
+        training, task = config["training"], config["task"]
+        optimizer = training["optimizer"]
+        options = {k: v for k, v in optimizer.items() if k not in ("name", "lr", "version")}
+        self._lowering = lowering
+        self._fixed: dict[str, Any] = {
+            "data": {"digest": data_digest, "context": context},
+            "task": {"name": task, "code": _code("task", task, None)},
+            "batch": batch,
+            "micro_batches": micro,
+            "optimizer": {
+                "name": optimizer["name"],
+                "options": options,
+                "code": _code("optimizer", optimizer["name"], optimizer.get("version")),
+                "decay": "matrices" if training["decay_only_matrices"] else "all",
+            },
+            "clip": None if training["clip"] is None else float(training["clip"]),
+            "seeds": {"data": seeds["data"], "noise": seeds["noise"]},
+        }
+        self._memo = digest(self._fixed)
+
+    def __call__(self, lr: LR) -> Rule:
+        return self._lowering.rule((self._memo, lr), lambda: Rule(lr=lr, **self._fixed))
+
+
+def _phases(
+    schedule: Mapping[str, Any], peak: float, total: int, warmup: int, updates: Any, rules: _Rules
+) -> list[Phase]:
+    """Warm-up, body and cooldown as phases; raise ``StudyError`` where they do not fit."""
+    shape, cooldown = schedule["shape"], schedule.get("cooldown")
+    length = 0
+    if cooldown:
+        fraction = cooldown.get("fraction")
+        length = round(fraction * total) if fraction is not None else updates(cooldown["length"], "schedule.cooldown")
+        length = max(length, 1)
+    if warmup + length > total:
+        raise StudyError(
+            f"schedule: a warm-up of {warmup} and a cooldown of {length} updates do not fit in {total}; "
+            f"allowed: at most {total} together"
+        )
+    phases = [Phase(rules(LR("warmup", peak, length=warmup)), warmup)] if warmup else []
+    body = total - warmup - length
+    level = peak
+    if shape == "constant":
+        phases.append(Phase(rules(LR("constant", peak)), body))
+    elif shape == "steps":
+        drops = sorted((updates(d["at"], "schedule.drops.at"), float(d["factor"])) for d in schedule["drops"])
+        reached = warmup
+        for at, factor in drops:
+            until = min(max(at, reached), warmup + body)
+            phases.append(Phase(rules(LR("constant", level)), until - reached))
+            reached, level = until, level * factor
+        phases.append(Phase(rules(LR("constant", level)), warmup + body - reached))
+    elif shape == "inverse_sqrt":
+        if cooldown:
+            raise StudyError("schedule: a cooldown follows shape constant or steps, not inverse_sqrt")
+        phases.append(Phase(rules(LR("inverse_sqrt", peak, offset=warmup)), body))
+    else:
+        horizon = updates(schedule["horizon"], "schedule.horizon") if schedule.get("horizon") else total
+        if horizon < total:
+            raise StudyError(f"schedule.horizon: {horizon} updates; allowed: at least the run's {total}")
+        final = peak * float(schedule["final"])
+        phases.append(Phase(rules(LR(shape, peak, final=final, length=horizon - warmup)), body))
+    if cooldown:
+        final = level * float(cooldown["final"])
+        phases.append(Phase(rules(LR(cooldown["shape"], level, final=final, length=length)), length))
+    return phases
+
+
+def _points(
+    evaluation: Mapping[str, Any], total: int, amount: int, observer: Observer | None, updates: Any
+) -> dict[int, tuple[Measure, ...]]:
+    """What to read off at which update: both parts at the end, part B along the way."""
+    moments = {updates(at, "evaluation.at") for at in evaluation["at"] if at != "end"}
+    if evaluation["every"]:
+        every = max(1, updates(evaluation["every"], "evaluation.every"))
+        moments |= set(range(every, total, every))
+    found = {at: (Measure("loss", "B", amount),) for at in sorted(moments) if 0 < at < total}
+    watched = [None, observer] if observer else [None]
+    found[total] = tuple(Measure("loss", part, amount, w) for w in watched for part in ("A", "B"))
+    return found
+
+
+def _observer(average: Mapping[str, Any] | None, updates: Any, run: Run) -> Observer | None:
+    """The arm's averager, read at the end of the run; it watches the last phase only.
+
+    A window is kept as sums over blocks that end with the run: the block is the greatest common divisor of the
+    window and the run's length.
+    """
+    if not average:
+        return None
+    options: dict[str, Any] = {k: v for k, v in average.items() if k != "kind"}
+    for name in ("length", "every"):
+        if isinstance(options.get(name), str):
+            options[name] = max(1, updates(options[name], f"average.{name}"))
+    if average["kind"] == "window":
+        _, last, _ = run.tracks[-1]
+        length, every = options["length"], options["every"]
+        if length > last.length:
+            raise StudyError(f"average.length: {length} updates; allowed: at most the last phase's {last.length}")
+        options["block"] = math.gcd(length, run.length)
+        if options["block"] % every:
+            raise StudyError(
+                f"average.every: {every}; allowed: a divisor of {options['block']}, which divides both the window of "
+                f"{length} and the run of {run.length} updates"
+            )
+    return Observer(average["kind"], options)
+
+
+def _amount(evaluation: Mapping[str, Any]) -> int:
+    """Tokens (or samples) of each validation part."""
+    return int(evaluation["tokens"] if evaluation["tokens"] is not None else evaluation["samples"])
+
+
+def _batch(text: str, per_sample: int) -> int:
+    quantity = Quantity.parse(text, BATCH)
+    count = quantity.count
+    if quantity.unit != "tokens":
+        return count
+    if count % per_sample:
+        raise StudyError(f"training.batch: {text} is no multiple of the context, {per_sample} tokens")
+    return count // per_sample
+
+
+def _updates(
+    quantity: Quantity, batch: int, per_sample: int, blocks: int, facts: models.ModelFacts, name: str
+) -> int:
+    """Updates in a duration; fractions are rounded to the nearest update."""
+    if quantity.unit == "updates":
+        return quantity.count
+    terms = batch * per_sample
+    samples = {"samples": 1.0, "epochs": float(blocks)}.get(quantity.unit)
+    if samples is not None:
+        return round(quantity.value * samples / batch)
+    if quantity.unit == "tokens":
+        return round(quantity.value / terms)
+    if quantity.unit == "tokens/param":
+        return round(quantity.value * facts.non_embedding / terms)
+    raise StudyError(f"{name}: {quantity} is no duration")
+
+
+def _seeds(seed: Any) -> dict[str, int]:
+    if isinstance(seed, Mapping):
+        return {name: int(seed.get(name, 0)) for name in ("init", "data", "noise")}
+    return {"init": int(seed), "data": int(seed), "noise": int(seed)}
+
+
+def _code(kind: str, name: str, version: object) -> dict[str, Any]:
+    return code_of(name, version, None if is_reference(name) else catalogue.get(kind, name).semantics)
+
+
+_SOURCES: dict[str, data.Source] = {}
+
+
+def open_source(spec: Mapping[str, Any]) -> data.Source:
+    """The data source of a specification, opened once in a process."""
+    name = digest(dict(spec))
+    if name not in _SOURCES:
+        _SOURCES[name] = data.open_source(spec)
+    return _SOURCES[name]

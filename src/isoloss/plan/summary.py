@@ -1,0 +1,216 @@
+"""A plan as a person or a program reads it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoloss.plan import cost
+from isoloss.plan.demands import Stage, expected, stage
+from isoloss.plan.lower import Facts, Lowered, Lowering
+from isoloss.plan.memory import StoreMemory
+from isoloss.plan.needs import Memory, Nothing, arrange
+from isoloss.plan.tree import grow
+from isoloss.recipe.errors import StudyError
+from isoloss.store import Store
+from isoloss.study import Study, from_dict, load
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+ROUGH_FLOPS = 2e10
+"""FLOP/s of one worker assumed where the store has no speed of a like run yet: small models on one CPU core."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a study would train and what it costs; all runs of a tuned study with a stand-in learning rate."""
+
+    study: Study
+    stage: Stage
+    runs: int
+    trials: int
+    tracks: int
+    segments: int
+    unshared: cost.Cost
+    shared: cost.Cost
+    missing: cost.Cost
+    replayed: int
+    disk: int
+    seconds: float
+    measured_speed: bool
+    workers: int
+    sizes: tuple[tuple[int, int, int, float], ...]
+    """(N, all parameters, runs, FLOPs of one update) by size."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+
+        def plain(c: cost.Cost) -> dict[str, float]:
+            return {"updates": c.updates, "terms": c.terms, "flops": c.flops, "evaluation_flops": c.evaluation_flops}
+
+        return {
+            "study": self.study.name,
+            "runs": self.runs,
+            "tuning_runs": self.trials,
+            "tracks": self.tracks,
+            "segments_missing": self.segments,
+            "unshared": plain(self.unshared),
+            "shared": plain(self.shared),
+            "missing": plain(self.missing),
+            "replayed_updates": self.replayed,
+            "disk_bytes": self.disk,
+            "seconds": self.seconds,
+            "speed": "measured" if self.measured_speed else "rough",
+            "workers": self.workers,
+            "tuned": self.stage.complete,
+            "sizes": [{"N": n, "N_total": total, "runs": runs, "flops_per_update": f} for n, total, runs, f in self.sizes],
+        }
+
+    def table(self) -> RenderableType:
+        """For a terminal."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        head = Text(
+            f"{self.study.name}: {self.runs} runs{f' and {self.trials} tuning runs' if self.trials else ''}, "
+            f"{len(self.study.arms)} arms, baseline {self.study.baseline}"
+        )
+        sizes = Table(title="sizes", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        for name in ("N (non-embedding)", "all parameters", "runs", "FLOPs an update"):
+            sizes.add_column(name, justify="right")
+        for n, total, runs, flops in self.sizes:
+            sizes.add_row(f"{n:,}", f"{total:,}", str(runs), f"{flops:.3g}")
+        costs = Table(title="cost", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        for name in ("", "updates", "tokens or samples", "training FLOPs", "evaluation FLOPs"):
+            costs.add_column(name, justify="right" if name else "left")
+        for name, c in (("every run alone", self.unshared), ("shared", self.shared), ("still to train", self.missing)):
+            costs.add_row(name, f"{c.updates:,}", f"{c.terms:,}", f"{c.flops:.3g}", f"{c.evaluation_flops:.3g}")
+        saved = 1 - self.shared.updates / self.unshared.updates if self.unshared.updates else 0.0
+        lines = [f"sharing saves {saved:.0%} of the updates; {self.tracks} stretches, {self.segments} to train now"]
+        if self.replayed:
+            lines.append(f"{self.replayed:,} of the updates to train are replay (a state between stored ones)")
+        if not self.stage.complete:
+            lines.append("tuning comes first; costs of the rest are with its middle candidate")
+        kind = "measured in this store" if self.measured_speed else "rough: nothing like it was timed yet"
+        lines.append(
+            f"about {_time(self.seconds)} on {self.workers} worker{'s' if self.workers > 1 else ''} ({kind}), "
+            f"about {self.disk / 1e6:.0f} MB of states"
+        )
+        return Group(head, Text(), sizes, Text(), costs, Text(), *(Text(line) for line in lines))
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=100, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
+        console.print(self.table())
+        return console.export_text()
+
+
+def plan(
+    study: Study | str | Path | Mapping[str, Any],
+    store: Store | str | Path | None = None,
+    *,
+    under: Sequence[str | Path] = (),
+    threads: int = 1,
+    share: bool = True,
+    workers: int = 0,
+) -> Summary:
+    """What ``study`` would train, what is shared, and what it costs beyond what ``store`` has; trains nothing.
+
+    Raises ``StudyError`` when the study is wrong.
+    """
+    made = as_study(study)
+    with on_path(made):
+        opened = Store(store, under=list(under), create=False) if isinstance(store, str | Path) else store
+        memory: Memory = StoreMemory(opened) if opened else Nothing()
+        lowering = Lowering(threads=threads)
+        now = stage(made, memory, lowering, alone=not share)
+        runs = now.runs if now.complete else [t.lowered for t in now.trials] + expected(made, lowering, alone=not share)
+        roots = grow(runs) if not now.complete else list(now.roots)
+        work = arrange(roots, memory)
+        missing, replayed = cost.missing(work)
+        seconds, measured = _seconds(missing, [w.node.facts for w in work], runs, opened)
+        count = workers or max(1, (os.cpu_count() or 1) // threads)
+        return Summary(
+            study=made,
+            stage=now,
+            runs=len(made.cells),
+            trials=len(now.trials),
+            tracks=sum(1 for root in roots for _ in root.walk()),
+            segments=len(work),
+            unshared=cost.unshared(runs),
+            shared=cost.shared(roots),
+            missing=missing,
+            replayed=replayed,
+            disk=cost.disk(roots),
+            seconds=seconds / count,
+            measured_speed=measured,
+            workers=count,
+            sizes=_sizes(runs),
+        )
+
+
+def _sizes(runs: Sequence[Lowered]) -> tuple[tuple[int, int, int, float], ...]:
+    counts: dict[tuple[int, int, float], int] = {}
+    for lowered in runs:
+        facts = lowered.facts
+        key = (facts.N, facts.N_total, facts.flops_per_update)
+        counts[key] = counts.get(key, 0) + 1
+    return tuple((n, total, runs, flops) for (n, total, flops), runs in sorted(counts.items()))
+
+
+def _seconds(
+    missing: cost.Cost, facts: Sequence[Facts], runs: Sequence[Lowered], store: Store | None
+) -> tuple[float, bool]:
+    """Seconds of one worker, from the speed of these runs' stored pieces where there are some."""
+    flops = missing.flops + missing.evaluation_flops
+    if store is not None:
+        sizes = {t.id: lowered.facts.flops_per_update for lowered in runs for t, _, _ in lowered.run.tracks}
+        spent = done = 0.0
+        for track, rows in store.on_tracks(list(sizes)).items():
+            for row in rows:
+                spent += row.seconds
+                done += (row.end_update - row.start_update) * sizes[track]
+        if spent > 0 and done > 0:
+            return flops * spent / done, True
+    return flops / ROUGH_FLOPS, False
+
+
+def as_study(study: Study | str | Path | Mapping[str, Any]) -> Study:
+    """A study from a file, a mapping, or itself."""
+    if isinstance(study, Study):
+        return study
+    if isinstance(study, Mapping):
+        return from_dict(study)
+    if isinstance(study, str | Path):
+        return load(study)
+    raise StudyError(f"a study is a file, a mapping or a Study; found {type(study).__name__}")
+
+
+@contextmanager
+def on_path(study: Study) -> Iterator[None]:
+    """Modules beside the study file and in the working folder can be named in it."""
+    folders = [str(study.path.resolve().parent)] if study.path else []
+    added = [folder for folder in (*folders, os.getcwd()) if folder not in sys.path]
+    sys.path[:0] = added
+    try:
+        yield
+    finally:
+        for folder in added:
+            sys.path.remove(folder)
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+__all__ = ["StudyError", "Summary", "as_study", "on_path", "plan"]

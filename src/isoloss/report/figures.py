@@ -1,0 +1,348 @@
+"""Every figure of the page as a file: SVG for papers and slides, PNG for everything else.
+
+Drawn on matplotlib's own canvases, without pyplot: no global state, no display, bytes that repeat.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isoloss.report import formats
+from isoloss.report import tree as trees
+from isoloss.report.palette import Style, styles
+from isoloss.report.tidy import MEASURES, Json, baseline_of, done, seed_means, sizes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+INK, MUTED, RULE = "#1c2024", "#5d656d", "#d9dcdf"
+_RC: dict[Any, Any] = {
+    "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold",
+    "axes.titlelocation": "left", "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK,
+    "xtick.color": MUTED, "ytick.color": MUTED, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.6, "axes.axisbelow": True,
+    "legend.frameon": False, "svg.hashsalt": "isoloss", "text.parse_math": False,
+}  # fmt: skip
+MOST_PANELS = 6
+
+Draw = Callable[["Figure"], None]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One finished figure: SVG text, and PNG bytes at 200 dots an inch where they were asked for."""
+
+    svg: str
+    png: bytes | None
+
+
+def draw_all(result: Json, *, pixels: bool = False) -> dict[str, Drawn]:
+    """Name -> figure, for each figure that the result has data for."""
+    return {name: _drawn(size, draw, pixels) for name, (size, draw) in _figures(result).items()}
+
+
+def save_all(drawn: dict[str, Drawn], folder: Path) -> list[Path]:
+    """Write each figure as `<name>.svg` and, where it has pixels, `<name>.png` into `folder`; their paths.
+
+    Figures that lie there from an earlier result and are not among `drawn` are removed: they would pass for new.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, figure in drawn.items():
+        written.append(folder / f"{name}.svg")
+        written[-1].write_text(figure.svg, encoding="utf-8")
+        if figure.png is not None:
+            written.append(folder / f"{name}.png")
+            written[-1].write_bytes(figure.png)
+    for old in folder.iterdir():
+        if old.suffix in (".svg", ".png") and old not in written and old.is_file():
+            old.unlink()
+    return written
+
+
+def law_name(index: int, law: Json) -> str:
+    """The file name of a law's figure; names of arms may hold anything, file names may not."""
+    words = re.sub(r"[^a-z0-9]+", "-", f"{law['law']} {law['arm']}".lower()).strip("-")[:60].strip("-")
+    return f"law-{index + 1}-{words}".rstrip("-")
+
+
+def _figures(result: Json) -> dict[str, tuple[tuple[float, float], Draw]]:
+    look = styles([arm["name"] for arm in result["arms"]], baseline_of(result))
+    found: dict[str, tuple[tuple[float, float], Draw]] = {}
+    answers = [entry for entry in result["worth"] if entry["data"]["ratio"] is not None]
+    if answers:
+        found["worth"] = ((9, 1.3 + 0.28 * len(answers)), lambda figure: _worth(figure, result, look))
+    panels = min(len(sizes(result)), MOST_PANELS)
+    if any(run["curve"]["update"] for run in done(result)) and panels:
+        rows = (panels + 1) // 2
+        found["curves"] = ((9, 0.7 + 2.7 * rows), lambda figure: _curves(figure, result, look))
+    if seed_means(done(result)):
+        found["final-loss"] = ((9, 4.6), lambda figure: _final(figure, result, look))
+    for index, law in enumerate(result["laws"]):
+        if law["curves"]:
+            found[law_name(index, law)] = ((9, 4.6), _law(result, law, look))
+    if result["tree"]:
+        lanes = sum(shape.lanes + 1.5 for shape in trees.shapes(result["tree"])[: trees.MOST_SHAPES])
+        found["plan"] = ((9, 0.9 + 0.24 * lanes), lambda figure: _tree(figure, result, look))
+    return found
+
+
+def _drawn(size: tuple[float, float], draw: Draw, pixels: bool) -> Drawn:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    vector, raster = StringIO(), BytesIO()
+    with matplotlib.rc_context(_RC), warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; the page itself shows it whole.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        FigureCanvasSVG(figure).print_svg(vector, metadata={"Date": None, "Creator": "isoloss"})
+        if pixels:
+            figure.set_dpi(200)
+            FigureCanvasAgg(figure).print_png(raster, metadata={"Software": "isoloss"})
+    return Drawn(vector.getvalue(), raster.getvalue() if pixels else None)
+
+
+def _worth(figure: Figure, result: Json, look: dict[str, Style]) -> None:
+    answers = [entry for entry in result["worth"] if entry["data"]["ratio"] is not None]
+    panels = figure.subplots(1, 3, sharey=True)
+    for axes, measure in zip(panels, MEASURES, strict=True):
+        for row, entry in enumerate(answers):
+            found, style = entry[measure], look[entry["arm"]]
+            if found["ratio"] is None:
+                continue
+            if found["low"] is not None and found["high"] is not None:
+                axes.plot([found["low"], found["high"]], [row, row], color=style.color, linewidth=2)
+            axes.plot([found["ratio"]], [row], style.marker, color=style.color, markersize=5.5)
+        axes.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_xscale("log")
+        _log_ticks(axes.xaxis, "{:g}×".format)
+        axes.set_title(f"{measure} at equal loss")
+        axes.grid(axis="y", visible=False)
+    panels[0].set_yticks(
+        range(len(answers)), [f"{_short(e['arm'])}, N {formats.short(e['N'])}" for e in answers]
+    )
+    panels[0].set_ylim(len(answers) - 0.4, -0.6)
+    panels[1].set_xlabel(
+        f"what {_short(baseline_of(result) or 'the baseline')} needs, over what the arm used"
+    )
+
+
+def _log_ticks(
+    axis: Axis, name: Callable[[float], str], subs: tuple[float, ...] = (1, 1.5, 2, 3, 5, 7)
+) -> None:
+    """Ticks of a logarithmic axis that carry plain numbers, evenly spaced within a threefold range."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    if 0 < low < high < 3 * low:
+        marks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        axis.set_major_locator(FixedLocator([mark for mark in marks if low <= mark <= high]))
+    else:
+        axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: name(value)))
+
+
+def _curves(figure: Figure, result: Json, look: dict[str, Style]) -> None:
+    chosen = sizes(result)[-MOST_PANELS:]
+    grid = figure.subplots((len(chosen) + 1) // 2, min(2, len(chosen)), squeeze=False)
+    seen: dict[str, object] = {}
+    for axes, size in zip(grid.flat, chosen, strict=False):
+        for run in done(result):
+            if run["N"] == size and run["curve"]["update"]:
+                style = look[run["arm"]]
+                points = [
+                    pair
+                    for pair in zip(run["curve"]["update"], run["curve"]["loss"], strict=False)
+                    if pair[1]
+                ]
+                (line,) = (
+                    axes.plot(*zip(*points, strict=True), color=style.color, linewidth=0.9, alpha=0.7)
+                    if points
+                    else (None,)
+                )
+                seen.setdefault(run["arm"], line)
+        axes.set_title(f"N {formats.short(size)}")
+        _loss_axes(axes, result)
+        axes.set_xlabel("updates")
+    for axes in grid.flat[len(chosen) :]:
+        axes.set_visible(False)
+    _legend(figure, look, list(seen))
+
+
+def _legend(figure: Figure, look: dict[str, Style], arms: list[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=look[a].color, marker=look[a].marker, markersize=5, linewidth=1.6) for a in arms
+    ]
+    if handles:
+        figure.legend(
+            handles, [_short(arm) for arm in arms], loc="outside upper left", ncols=min(5, len(arms))
+        )
+
+
+def _short(name: str) -> str:
+    # matplotlib drops legend entries that begin with an underscore.
+    return ("\u2009" if name.startswith("_") else "") + (name if len(name) <= 28 else name[:27] + "…")
+
+
+def _final(figure: Figure, result: Json, look: dict[str, Style]) -> None:
+    axes = figure.subplots()
+    cells = seed_means(done(result))
+    for (arm, _), rows in cells.items():
+        style = look[arm]
+        axes.plot(
+            [r[0] for r in rows],
+            [r[1] for r in rows],
+            color=style.color,
+            marker=style.marker,
+            markersize=5,
+            linewidth=1.4,
+        )
+        axes.vlines(
+            [r[0] for r in rows], [r[2] for r in rows], [r[3] for r in rows], color=style.color, linewidth=1
+        )
+    for size in {size for _, size in cells}:
+        ends = [rows[-1] for (_, n), rows in cells.items() if n == size]
+        _name_size(axes, size, max(end[0] for end in ends), min(end[1] for end in ends))
+    _loss_axes(axes, result)
+    _legend(figure, look, list(dict.fromkeys(arm for arm, _ in cells)))
+
+
+def _name_size(axes: Axes, size: float, x: float, y: float) -> None:
+    axes.annotate(
+        f"N {formats.short(size)}",
+        (x, y),
+        xytext=(7, -3),
+        textcoords="offset points",
+        color=MUTED,
+        fontsize=8,
+    )
+
+
+def _loss_axes(axes: Axes, result: Json) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _log_ticks(axes.xaxis, formats.short, (1, 2, 5))
+    _log_ticks(axes.yaxis, "{:g}".format)
+    axes.set_xlabel(f"D, {result['units']['D']}")
+    axes.set_ylabel(f"validation loss, {result['units']['loss']}")
+
+
+def _law(result: Json, law: Json, look: dict[str, Style]) -> Draw:
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        style = look[law["arm"]]
+        runs = [run for run in done(result) if run["arm"] == law["arm"]]
+        held = {(row["N"], row["D"]) for row in (law["holdout"] or {}).get("rows", [])}
+        for curve in law["curves"]:
+            reach = max((run["D"] for run in runs if run["N"] == curve["N"] and run["D"]), default=0)
+            inside = [i for i, x in enumerate(curve["x"]) if x <= reach]
+            beyond = list(range(max(inside, default=0), len(curve["x"])))
+            for part, dash in ((inside, "-"), (beyond, (0, (4, 3)))):
+                axes.plot(
+                    [curve["x"][i] for i in part],
+                    [curve["loss"][i] for i in part],
+                    color=style.color,
+                    linestyle=dash,
+                    linewidth=1.4,
+                )
+            if curve.get("low") and curve.get("high"):
+                axes.fill_between(
+                    curve["x"], curve["low"], curve["high"], color=style.color, alpha=0.15, linewidth=0
+                )
+            if curve["x"]:
+                _name_size(axes, curve["N"], curve["x"][-1], curve["loss"][-1])
+        fitted = [run for run in runs if (run["N"], run["D"]) not in held]
+        axes.plot(
+            [r["D"] for r in fitted],
+            [r["loss"] for r in fitted],
+            style.marker,
+            color=style.color,
+            markersize=4.5,
+            label="measured",
+        )
+        rows = (law["holdout"] or {}).get("rows", [])
+        if rows:
+            axes.plot(
+                [r["D"] for r in rows],
+                [r["actual"] for r in rows],
+                style.marker,
+                color=style.color,
+                markersize=7,
+                markerfacecolor="white",
+                markeredgewidth=1.5,
+                label="held out of the fit",
+            )
+        axes.set_title(f"{_short(law['arm'])}: {law['formula']}")
+        _loss_axes(axes, result)
+        axes.legend(loc="upper right")
+
+    return draw
+
+
+def _tree(figure: Figure, result: Json, look: dict[str, Style]) -> None:
+    axes = figure.subplots()
+    top = 0.0
+    longest = 0.0
+    for shape in trees.shapes(result["tree"])[: trees.MOST_SHAPES]:
+        many = f"{shape.members} × " if shape.members > 1 else ""
+        axes.text(
+            0, -top, f"{many}{formats.count(shape.updates)} updates   {shape.cells}", fontsize=8, color=INK
+        )
+        begins = {id(child): stretch for stretch in shape.root.walk() for child in stretch.children}
+        for stretch in shape.root.walk():
+            edge, y = stretch.edge, -(top + 1 + stretch.lane)
+            parent = begins.get(id(stretch))
+            longest = max(longest, edge["end"])
+            arms = edge["arms"] or [""]
+            for index, arm in enumerate(arms):
+                shift = (index - (len(arms) - 1) / 2) * 0.16
+                color = look[arm].color if arm in look else INK
+                dash = (0, (2, 1)) if edge["reused"] else "-"
+                if parent is not None and parent.lane != stretch.lane:
+                    axes.plot(
+                        [edge["start"]] * 2,
+                        [-(top + 1 + parent.lane), y + shift],
+                        color=color,
+                        linewidth=1,
+                        alpha=0.7,
+                    )
+                axes.plot(
+                    [edge["start"], edge["end"]],
+                    [y + shift] * 2,
+                    color=color,
+                    linestyle=dash,
+                    linewidth=trees.stripe(edge) * 0.55,
+                    solid_capstyle="butt",
+                )
+            if not stretch.children:
+                axes.annotate(
+                    trees.leaf_label(edge),
+                    (edge["end"], y),
+                    xytext=(5, -3),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color=MUTED,
+                )
+        top += shape.lanes + 1.5
+    axes.set_ylim(-top + 0.2, 0.9)
+    axes.set_xlim(-0.01 * longest, 1.22 * longest)
+    axes.set_xticks(trees.ticks(longest), [formats.count(tick) for tick in trees.ticks(longest)])
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("updates")

@@ -1,0 +1,100 @@
+"""The short answer in a terminal: headline, worth, what sharing saved, caveats, and where the page is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from isoloss.report import formats
+from isoloss.report.answers import verdict
+from isoloss.report.tidy import MEASURES, Json, tidy
+from isoloss.report.view import view
+
+_TONES = {"better": "green", "worse": "red", "open": "dim italic", "none": "dim italic"}
+MOST_TROUBLES = 5
+
+
+def terminal(result: Mapping[str, Any], page: str | Path | None = None) -> RenderableType:
+    """The answer as one rich renderable. Raises ValueError where `result` is no result of schema 1."""
+    whole = tidy(result)
+    return Group(*_parts(whole, view(whole), page))
+
+
+def _parts(whole: Json, seen: Json, page: str | Path | None) -> Iterator[RenderableType]:
+    yield Text(seen["headline"], style="bold")
+    for sentence in seen["sentences"]:
+        yield Text(sentence)
+    if seen["worth"]:
+        yield Padding(_worth(whole, seen), (1, 0, 0, 0))
+        for group in seen["worth"]:
+            if group["trend"]:
+                yield Text.assemble((group["arm"], "bold"), f": {group['trend']['words']}")
+    sharing = seen["sharing"]
+    if sharing:
+        yield Text("")
+        yield Text(" ".join((sharing["sentence"], *sharing["extra"])))
+    troubles = seen["troubles"]
+    if troubles:
+        yield Text("")
+        yield Text(f"{len(troubles)} of {len(seen['runs'])} runs did not finish:", style="yellow")
+        for run in troubles[:MOST_TROUBLES]:
+            message = f": {run['message']}" if run["message"] else ""
+            yield _item("-", f"{run['arm']}, {run['cell_text'] or run['id']} {run['status']}{message}")
+        if len(troubles) > MOST_TROUBLES:
+            yield _item("-", f"and {len(troubles) - MOST_TROUBLES} more, on the page")
+    if seen["caveats"]:
+        yield Text("")
+        for caveat in seen["caveats"]:
+            yield _item("!", caveat)
+    if page is not None:
+        yield Text("")
+        yield Text.assemble("page  ", (str(page), "bold"), no_wrap=True, overflow="ignore")
+
+
+def _item(mark: str, sentence: str) -> RenderableType:
+    row = Table.grid(padding=(0, 1))
+    row.add_column(style="yellow")
+    row.add_column(ratio=1, overflow="fold")
+    row.add_row(mark, Text(sentence))
+    return row
+
+
+def _worth(whole: Json, seen: Json) -> Table:
+    baseline = seen["baseline"] or "the baseline"
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left", title_style="",
+        title=Text(f"worth at equal loss: what {baseline} needs, over what the arm used"),
+    )  # fmt: skip
+    table.add_column("arm", overflow="fold", max_width=24)
+    for measure in MEASURES:
+        table.add_column(measure)
+    overall = {entry["arm"]: entry for entry in whole["worth_overall"]}
+    for group in seen["worth"]:
+        name = group["arm"]
+        table.add_row(Text(name, style="bold"), *(_cells(overall[name]) if name in overall else ()))
+        entries = sorted((e for e in whole["worth"] if e["arm"] == name), key=lambda e: e["N"] or 0)
+        for entry in entries:
+            table.add_row(Text(f"  N {formats.short(entry['N'])}", style="dim"), *_cells(entry))
+        table.add_section()
+    return table
+
+
+def _cells(entry: Json) -> list[Text]:
+    cells = []
+    for measure in MEASURES:
+        found = entry[measure]
+        word, tone = verdict(found, entry.get("roots"))
+        if found["ratio"] is None:
+            cells.append(Text(word, style=_TONES[tone]))
+            continue
+        bounds = formats.interval(found["low"], found["high"]).replace(" ", "\u00a0")
+        said = " ".join(filter(None, (bounds, "" if tone in ("better", "worse") else word)))
+        cells.append(Text.assemble((formats.ratio(found["ratio"]), "bold"), " ", (said, _TONES[tone])))
+    return cells

@@ -1,0 +1,320 @@
+"""From a tidy result to what the template prints: sentences and rows of strings."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+from isoloss.report import answers, figures, formats
+from isoloss.report import tree as trees
+from isoloss.report.palette import Style, styles
+from isoloss.report.tidy import Json, baseline_of, done, seed_means, sizes
+
+
+def view(result: Json) -> Json:
+    """Everything the page says about a tidy result, as strings and rows."""
+    baseline = baseline_of(result)
+    look = styles([arm["name"] for arm in result["arms"]], baseline)
+    finished = done(result)
+    summary = [str(sentence) for sentence in result["summary"]]
+    return {
+        "study": result["study"],
+        "question": result.get("question"),
+        "headline": summary[0] if summary else _headline(result),
+        "sentences": summary[1:],
+        "created": str(result.get("created") or ""),
+        "version": str(result.get("isoloss") or ""),
+        "command": result.get("command"),
+        "baseline": baseline,
+        "units": result["units"],
+        "arms": [
+            {
+                **arm,
+                "style": look[arm["name"]],
+                "finished": sum(run["arm"] == arm["name"] for run in finished),
+            }
+            for arm in result["arms"]
+        ],
+        "facts": _facts(result),
+        "worth": answers.rows(result, look),
+        "scale": answers.axis(answers.domain(result)),
+        "laws": [_law(index, law, look) for index, law in enumerate(result["laws"])],
+        "tree": trees.draw(result["tree"], look),
+        "tree_alt": trees.alt(result["tree"]),
+        "tree_left_out": max(0, len(trees.shapes(result["tree"])) - trees.MOST_SHAPES),
+        "any_reused": any(edge["reused"] for edge in result["tree"]),
+        "sharing": sharing(result),
+        "tuning": [_tuning(arm, look[arm["name"]]) for arm in result["arms"] if arm["lr"] or arm["tuning"]],
+        "troubles": [_run(run, look) for run in result["runs"] if run["status"] != "done"],
+        "runs": [_run(run, look) for run in result["runs"]],
+        "caveats": [str(caveat) for caveat in result["caveats"]],
+        "provenance": _provenance(result),
+        "alts": _alts(result),
+        "finished": len(finished),
+        "sizes": [{"value": size, "text": formats.short(size)} for size in sizes(result)],
+        "has_training": any(run["train"]["update"] for run in finished),
+        "has_curves": any(run["curve"]["update"] for run in finished),
+        "has_final": bool(seed_means(finished)),
+    }
+
+
+def _headline(result: Json) -> str:
+    if not done(result):
+        return "No run has finished yet, so there is nothing to compare."
+    return f"{formats.plural(len(done(result)), 'run')} finished; no arm could be compared with the baseline."
+
+
+def _facts(result: Json) -> list[tuple[str, str]]:
+    """The study in a few figures: (value, what it is)."""
+    states = Counter(run["status"] for run in result["runs"])
+    total, finished = len(result["runs"]), states["done"]
+    facts = [(f"{finished}" if finished == total else f"{finished} of {total}", "runs finished")]
+    if len(result["arms"]) > 0:
+        facts.append((str(len(result["arms"])), "arm" if len(result["arms"]) == 1 else "arms"))
+    seeds = {run["root"] if run["seed"] is None else str(run["seed"]) for run in result["runs"]}
+    if sizes(result):
+        low, high = sizes(result)[0], sizes(result)[-1]
+        facts.append(
+            (
+                formats.short(low) if low == high else f"{formats.short(low)} – {formats.short(high)}",
+                "parameters N",
+            )
+        )
+    lengths = sorted({run["D"] for run in done(result) if run["D"]})
+    if lengths:
+        text = formats.short(lengths[0])
+        if len(lengths) > 1:
+            text += f" – {formats.short(lengths[-1])}"
+        facts.append((text, f"{result['units']['D']} D"))
+    if total:
+        facts.append((str(len(seeds)), "seed" if len(seeds) == 1 else "seeds"))
+    return facts
+
+
+def sharing(result: Json) -> Json | None:
+    """What training shared prefixes once saved, in sentences and figures; None where nothing is known."""
+    facts = result["sharing"]
+    updates, compute = facts.get("updates") or {}, facts.get("flops") or {}
+    shared, unshared = updates.get("shared"), updates.get("unshared")
+    if shared is None or not unshared:
+        return None
+    share = shared / unshared
+    if shared == unshared:
+        sentence = (
+            f"No two runs of this plan have updates in common: all {formats.count(unshared)} are trained."
+        )
+    else:
+        sentence = (
+            f"Runs that agree are trained once: {formats.count(shared)} updates instead of "
+            f"{formats.count(unshared)}, {share:.1%} of the work."
+        )
+    closed = facts.get("closed_form") or {}
+    closed_text = ""
+    if closed.get("ratio") is not None:
+        same = math.isclose(closed["ratio"], share, rel_tol=5e-4)
+        closed_text = f"Closed form: {closed.get('formula') or ''} = {closed['ratio']:.4f}; " + (
+            "the plan meets it." if same else f"this plan: {share:.4f}."
+        )
+    rows = [("Updates", formats.count(shared), formats.count(unshared), f"{share:.3f}")]
+    if compute.get("shared") is not None and compute.get("unshared"):
+        rows.append(
+            (
+                "FLOPs",
+                formats.flops(compute["shared"]),
+                formats.flops(compute["unshared"]),
+                f"{compute['shared'] / compute['unshared']:.3f}",
+            )
+        )
+    extra = []
+    if facts.get("replayed"):
+        extra.append(
+            f"{formats.count(facts['replayed'])} updates were replayed to give observers their look-back."
+        )
+    if facts.get("evaluation_flops"):
+        extra.append(f"Evaluation took {formats.flops(facts['evaluation_flops'])} FLOPs on top.")
+    tuning = facts.get("tuning") or {}
+    if tuning.get("updates"):
+        cost = f" ({formats.flops(tuning['flops'])} FLOPs)" if tuning.get("flops") else ""
+        extra.append(f"Tuning took {formats.count(tuning['updates'])} updates{cost}, charged to the arms.")
+    return {
+        "shared": shared, "unshared": unshared, "share": share, "sentence": sentence, "closed": closed_text,
+        "rows": rows, "extra": extra,
+    }  # fmt: skip
+
+
+def _law(index: int, law: Json, look: dict[str, Style]) -> Json:
+    holdout = law["holdout"]
+    return {
+        **law,
+        "index": index,
+        "figure": figures.law_name(index, law),
+        "style": look[law["arm"]],
+        "parameters": [
+            {
+                "name": p["name"],
+                "value": p.get("value"),
+                "text": formats.number(p.get("value")),
+                "low": formats.number(p.get("low")),
+                "high": formats.number(p.get("high")),
+                "bounded": p.get("low") is not None and p.get("high") is not None,
+            }
+            for p in law["parameters"]
+        ],
+        "holdout": None
+        if not holdout
+        else {
+            "by": holdout.get("by", "N"),
+            "rmse": formats.number(holdout.get("rmse")),
+            "rows": [_held(row) for row in holdout.get("rows") or []],
+        },
+    }
+
+
+def _held(row: Json) -> Json:
+    low, high, actual = row.get("low"), row.get("high"), row.get("actual")
+    inside = None if low is None or high is None or actual is None else low <= actual <= high
+    return {
+        "N": formats.short(row.get("N")),
+        "D": formats.short(row.get("D")),
+        "actual": formats.loss(actual),
+        "predicted": formats.loss(row.get("predicted")),
+        "interval": "" if low is None or high is None else f"[{low:.4f}, {high:.4f}]",
+        "inside": {None: "no interval", True: "inside", False: "outside"}[inside],
+    }
+
+
+def _tuning(arm: Json, style: Style) -> Json:
+    rules = {"tuned": "tuned", "between": "between tuned sizes", "given": "given"}
+    tuning = arm["tuning"]
+    return {
+        "arm": arm["name"],
+        "style": style,
+        "budget": ""
+        if not tuning
+        else f"{formats.plural(tuning.get('runs') or 0, 'run')}, "
+        f"{formats.count(tuning.get('updates') or 0)} updates, "
+        f"{formats.flops(tuning.get('flops'))} FLOPs",
+        "candidates": "" if not tuning else ", ".join(_word(c) for c in tuning.get("candidates") or []),
+        "rows": [
+            {
+                "size": formats.short(row.get("N")),
+                "width": row.get("width"),
+                "lr": formats.number(row.get("lr")),
+                "value": row.get("lr"),
+                "rule": rules.get(row.get("rule"), row.get("rule") or ""),
+                "edge": bool(row.get("edge")),
+            }
+            for row in arm["lr"]
+        ],
+        "edge": any(row.get("edge") for row in arm["lr"]),
+    }
+
+
+def _word(value: Any) -> str:
+    return (
+        formats.number(value)
+        if isinstance(value, float | int) and not isinstance(value, bool)
+        else str(value)
+    )
+
+
+def _run(run: Json, look: dict[str, Style]) -> Json:
+    return {
+        **run,
+        "style": look[run["arm"]],
+        "size": formats.short(run["N"]),
+        "tokens": formats.short(run["D"]),
+        "updates": formats.count(run["S"]),
+        "flops": formats.flops(run["C"]),
+        "a": formats.loss(run["loss_a"]),
+        "b": formats.loss(run["loss"]),
+        "seed_text": formats.ABSENT if run["seed"] is None else str(run["seed"]),
+        "cell_text": " · ".join(f"{path} {value}" for path, value in run["cell"].items()),
+    }
+
+
+def _provenance(result: Json) -> Json:
+    found = result["provenance"]
+    return {
+        "groups": [
+            (title, [(str(key), _fact(value)) for key, value in found[name].items()])
+            for title, name in (("Data", "data"), ("Numerics", "numerics"), ("Versions", "versions"))
+            if found[name]
+        ],
+        "study_file": found.get("study_file"),
+        "store": found.get("store"),
+    }
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: formats.ABSENT}[value]
+    if isinstance(value, int):
+        return formats.count(value) if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return formats.number(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_fact(item)}" for key, item in value.items())
+    return ", ".join(_fact(item) for item in value) if isinstance(value, list) else str(value)
+
+
+def _alts(result: Json) -> dict[str, str]:
+    """One sentence a figure for readers who do not see it."""
+    finished = [run for run in done(result) if run["N"] is not None]
+    unit = result["units"]["loss"]
+    arms = formats.listing(arm["name"] for arm in result["arms"])
+    if not finished:
+        return {"curves": "", "final": ""}
+    lowest = min(finished, key=lambda run: run["loss"])
+    best = (
+        f"lowest {formats.loss(lowest['loss'])} {unit}, by {lowest['arm']} "
+        f"at N {formats.short(lowest['N'])}, D {formats.short(lowest['D'])}"
+    )
+    over = f"for {arms} at {formats.plural(len(sizes(result)), 'size')}"
+    return {
+        "curves": f"Loss during training {over}; {best}. The table of runs holds the final values.",
+        "final": f"Final validation loss against training length {over}; {best}. "
+        "The table of runs holds every value.",
+    }
+
+
+def plot_data(result: Json) -> Json:
+    """What the interactive plots need and nothing else; curves to six significant digits."""
+    look = styles([arm["name"] for arm in result["arms"]], baseline_of(result))
+    fields = ("arm", "N", "D", "S", "C", "seed", "loss", "extra")
+    return {
+        "units": result["units"],
+        "sizes": sizes(result),
+        "arms": [
+            {"name": arm["name"], "color": look[arm["name"]].color, "symbol": look[arm["name"]].symbol}
+            for arm in result["arms"]
+        ],
+        "runs": [
+            {
+                **{name: run[name] for name in fields},
+                "seed": run["root"] if run["seed"] is None else run["seed"],
+                "curve": _rounded(run["curve"]),
+                "train": _rounded(run["train"]),
+            }
+            for run in done(result)
+        ],
+        "laws": [
+            {
+                "arm": law["arm"],
+                "curves": [
+                    {key: curve.get(key) or [] for key in ("N", "x", "loss", "low", "high")}
+                    for curve in law["curves"]
+                ],
+                "held": (law["holdout"] or {}).get("rows") or [],
+            }
+            for law in result["laws"]
+        ],
+    }
+
+
+def _rounded(curve: Json) -> Json:
+    return {
+        "update": curve["update"],
+        "loss": [None if loss is None else float(f"{loss:.6g}") for loss in curve["loss"]],
+    }

@@ -1,0 +1,197 @@
+"""What must agree between the values of one resolved config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from isoloss.recipe import catalogue
+from isoloss.recipe.units import Quantity
+
+TUNED = "tuned"
+"""Stands in a config for a value that tuning will choose."""
+
+
+def disagreements(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(dotted path, message) of all that does not fit together; quantities are compared where they can be."""
+    yield from _data_and_model(config)
+    yield from _batch(config)
+    yield from _schedule(config)
+    yield from _average(config)
+
+
+def _data_and_model(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    data, model, evaluation = config["data"], config["model"], config["evaluation"]
+    source = data["source"]
+    kind = next((tag for tag in ("tokens", "vectors") if source in catalogue.names("data", tag)), None)
+    if kind == "tokens" and data["context"] is None:
+        yield "data.context", "missing; allowed: a whole number of tokens a sequence"
+    if kind == "vectors" and data["context"] is not None:
+        yield "data.context", f"found {data['context']}, but {source} has vectors; allowed: null"
+    for path, where, name in (
+        ("model.family", "model", model.get("family")),
+        ("task", "task", config["task"]),
+    ):
+        if kind and name in catalogue.names(where) and kind not in catalogue.get(where, name).tags:
+            fit = ", ".join(catalogue.names(where, kind))
+            yield path, f"found {name!r}, but {source} gives {kind}; allowed with {kind}: {fit}"
+    if evaluation["tokens"] is not None and evaluation["samples"] is not None:
+        yield "evaluation.samples", "found both tokens and samples; allowed: one of them"
+    unit = {"tokens": "samples", "vectors": "tokens"}.get(kind or "")
+    if unit and evaluation[unit] is not None:
+        yield (
+            f"evaluation.{unit}",
+            f"found {evaluation[unit]}, but {source} gives {kind}; allowed: {kind_unit(kind)}",
+        )
+    if model.get("family") == "gpt":
+        width, head = model["width"], model["head_size"]
+        if isinstance(head, int) and head % 2:
+            yield "model.head_size", f"found {head}; allowed: an even number (rotary positions turn pairs)"
+        elif isinstance(width, int) and isinstance(head, int) and width % head:
+            low = max(width // head, 1) * head
+            yield (
+                "model.width",
+                f"found {width}; allowed: a multiple of head_size {head} (nearest: {low}, {low + head})",
+            )
+
+
+def kind_unit(kind: str | None) -> str:
+    """The unit that evaluation counts in."""
+    return "samples" if kind == "vectors" else "tokens"
+
+
+def _batch(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    training, context = config["training"], config["data"]["context"]
+    if config["data"]["source"] in catalogue.names("data", "vectors"):
+        for path, text in (("training.batch", training["batch"]), ("duration", config["duration"])):
+            if text != TUNED and Quantity.parse(text).unit in ("tokens", "tokens/param"):
+                yield (
+                    path,
+                    f"found {text}, but the data has no tokens; allowed: samples or updates",
+                )
+                return
+    if TUNED in (training["batch"], training["micro_batches"], context):
+        return
+    batch = Quantity.parse(training["batch"])
+    samples = batch.count
+    if batch.unit == "tokens":
+        if not isinstance(context, int):
+            yield (
+                "training.batch",
+                f"found {batch}, but the data has no context; allowed: sequences or samples",
+            )
+            return
+        if samples % context:
+            yield "training.batch", f"found {batch}; allowed: a multiple of the context of {context} tokens"
+            return
+        samples //= context
+    if samples % training["micro_batches"]:
+        yield (
+            "training.micro_batches",
+            f"found {training['micro_batches']}; allowed: a divisor of the batch of {samples} sequences",
+        )
+
+
+def _schedule(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    schedule, warmup, duration = config["schedule"], config["training"]["warmup"], config["duration"]
+    cooldown, shape = schedule["cooldown"], schedule["shape"]
+    optimizer = config["training"]["optimizer"]
+    if optimizer["name"] == "sgd" and optimizer["nesterov"] is True and optimizer["momentum"] == 0:
+        yield "training.optimizer.nesterov", "found true with momentum 0; allowed: false, or momentum above 0"
+    trunks = catalogue.names("schedule", "trunk")
+    if cooldown and shape not in trunks:
+        message = f"found one after {shape!r}, which decays already; allowed after: {', '.join(trunks)}"
+        yield "schedule.cooldown", message
+        return
+    if shape == "inverse_sqrt" and warmup != TUNED and Quantity.parse(warmup).value == 0:
+        yield (
+            "training.warmup",
+            f"found {warmup} with shape 'inverse_sqrt', which starts from it; allowed: more than 0",
+        )
+    if cooldown and cooldown["fraction"] is not None and cooldown["length"] is not None:
+        yield "schedule.cooldown.length", "found both fraction and length; allowed: one of them"
+        return
+    run = amount(duration, config)
+    if run is None:
+        return
+    horizon = amount(schedule["horizon"], config, run[1])
+    if horizon and horizon[0] < run[0]:
+        yield (
+            "schedule.horizon",
+            f"found {schedule['horizon']} in a run of {duration}; allowed: at least its length",
+        )
+    warm = amount(warmup, config, run[1]) or (0.0, run[1])
+    if warm[0] > run[0]:
+        yield (
+            "training.warmup",
+            f"found {warmup} in a run of {duration}; allowed: at most its length",
+        )
+        return
+    if not cooldown or TUNED in (cooldown["fraction"], cooldown["length"]):
+        return
+    if cooldown["length"] is not None:
+        end, path, text = amount(cooldown["length"], config, run[1]), "length", cooldown["length"]
+    else:
+        end, path = (cooldown["fraction"] * run[0], run[1]), "fraction"
+        text = f"{cooldown['fraction']:g} of the run"
+    if end and end[0] > run[0]:
+        yield (
+            f"schedule.cooldown.{path}",
+            f"found {text} in a run of {duration}; allowed: at most its length",
+        )
+    elif end and warm[0] + end[0] > run[0] * (1 + 1e-12):
+        yield (
+            f"schedule.cooldown.{path}",
+            f"found {text} after a warm-up of {warmup} in a run of {duration}; "
+            "allowed: at most its length together",
+        )
+
+
+def _average(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    average = config["average"]
+    if average is None or average["kind"] != "window":
+        return
+    run = amount(config["duration"], config)
+    length = amount(average["length"], config, run[1]) if run else None
+    if run and length and length[0] > run[0]:
+        yield (
+            "average.length",
+            f"found {average['length']} in a run of {config['duration']}; allowed: at most its length",
+        )
+    every = amount(average["every"], config)
+    length = amount(average["length"], config, every[1]) if every else None
+    if every and length and abs(length[0] / every[0] - round(length[0] / every[0])) > 1e-9:
+        yield (
+            "average.every",
+            f"found {average['every']}; allowed: a divisor of the length of {average['length']}",
+        )
+
+
+def amount(text: str | None, config: dict[str, Any], unit: str | None = None) -> tuple[float, str] | None:
+    """A duration as (value, unit), samples and tokens brought to updates where batch and context are known.
+
+    None for no duration, for one that is tuned, and where the result is not in ``unit``.
+    """
+    if text is None or text == TUNED:
+        return None
+    quantity = Quantity.parse(text)
+    value, found = quantity.value, quantity.unit
+    if found in ("tokens", "samples"):
+        scale = _per_update(found, config)
+        if scale is not None:
+            value, found = value / scale, "updates"
+    return (value, found) if unit in (None, found) else None
+
+
+def _per_update(unit: str, config: dict[str, Any]) -> float | None:
+    """How many tokens or samples one update sees."""
+    batch, context = config["training"]["batch"], config["data"]["context"]
+    if batch == TUNED:
+        return None
+    quantity = Quantity.parse(batch)
+    counted = "tokens" if quantity.unit == "tokens" else "samples"
+    if counted == unit:
+        return quantity.value
+    if not isinstance(context, int):
+        return None
+    return quantity.value / context if unit == "samples" else quantity.value * context

@@ -1,0 +1,174 @@
+"""The study file's reference, from the models that check it: ``python -m isoloss.study.reference``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from isoloss.recipe import catalogue
+from isoloss.recipe.units import BATCH, DURATION, SIZE
+from isoloss.study.fields import REFERENCE, Section, allowed, writable
+from isoloss.study.resolve import COOLDOWN_FRACTION
+from isoloss.study.schema import (
+    CONFIG,
+    TUNABLE,
+    Baseline,
+    Checkpoint,
+    Cooldown,
+    Data,
+    Evaluation,
+    Head,
+    OwnShape,
+    Run,
+    Seeds,
+    Training,
+    Tuning,
+)
+
+_UNITS = {"duration": DURATION, "batch": BATCH, "size": SIZE}
+
+_INTRODUCTION = f"""\
+# The study file
+
+One YAML 1.2 file describes a study: `4e-3` is a number, `on` is a word, a key may stand once. This page is
+made by `python -m isoloss.study.reference` from the models that check the file; `studies/quickstart.yaml` in
+the package is a complete example. Every mistake is told as
+`file:line: path: what was found; what is allowed (did you mean ...?)`, before anything is trained.
+
+Quantities have units. A bare number is a mistake where it could mean several things:
+
+| kind | a number and one of |
+| --- | --- |
+| duration | {", ".join(DURATION)} |
+| batch | {", ".join(BATCH)} |
+| size | {", ".join(SIZE)} (KB = 1000 bytes, MB = 1000 KB) |
+
+One's own code goes where `{REFERENCE}` is allowed. Its options are free, and `version` may stand
+for its code in the keys of stored states; without it, the source file is hashed.
+"""
+
+_WHOLE = f"""\
+## arms
+
+Names with partial overrides of everything above, apart from `study`, `laws` and `holdout`. An arm is merged
+key by key. Where it changes a name (`data.source`, `model.family`, `training.optimizer.name`,
+`schedule.shape`, `average.kind`), the options of the old choice are dropped; of a data source, `context`,
+`size` and `tokenizer` stay. Without `arms` there is one, called `base`.
+
+## grid
+
+Dotted paths with lists of values; every arm is run at every combination. A path must be a single value that
+every arm has, and that no arm sets itself. Names may be swept too (`training.optimizer.name: [adamw, sgd]`).
+
+## tune
+
+Dotted paths in {", ".join(TUNABLE)} with lists of candidates, the same for every arm. `at` says
+where: dotted paths with a value or a list of values. On an axis of the grid that `at` leaves out, tuning
+takes the smallest seed, the shortest duration, and all values of any other.
+"""
+
+_BASELINE = """\
+## baseline
+
+The name of the arm that others are compared with, or a mapping; it may be left out where there is one arm.
+Where `duration` is swept, the baseline alone gets one longer duration, so that the ranges of losses overlap.
+"""
+
+_KINDS = {f"a number and a unit ({', '.join(units)})": f"a {kind}" for kind, units in _UNITS.items()}
+
+
+def reference() -> str:
+    """The whole page, in Markdown."""
+    return "\n".join([_INTRODUCTION, *_config(), _WHOLE, *_table(Tuning), _BASELINE, *_table(Baseline)])
+
+
+def _config() -> Iterator[str]:
+    yield "## The study\n"
+    yield from _table(Head, Run)
+    yield "`seed` may be a mapping, to tell three seeds apart:\n"
+    yield from _table(Seeds)
+    yield "## data\n"
+    yield f"`source` is one of the names below, or `{REFERENCE}`. Beside it:\n"
+    yield from _table(Data)
+    yield from _entries("data", "source")
+    yield "## model\n"
+    yield f"`family` is one of the names below; one's own goes under `name: {REFERENCE}` instead.\n"
+    yield from _entries("model", "family")
+    yield "## training\n"
+    yield from _table(Training)
+    yield "## training.optimizer\n"
+    yield f"`name` is one of the names below (default adamw), or `{REFERENCE}`.\n"
+    yield from _entries("optimizer", "name")
+    yield "## schedule\n"
+    yield (
+        f"`shape` is one of the names below (default constant), or `{REFERENCE}` for a form f(x) with "
+        "f(0) = 1 and f(1) = 0, where x goes from 0 to 1.\n"
+    )
+    yield from _entries("schedule", "shape")
+    yield f"### one's own\n\n`shape: {REFERENCE}`\n"
+    yield from _table(OwnShape)
+    yield "## schedule.cooldown\n"
+    trunks = ", ".join(catalogue.names("schedule", "trunk"))
+    decays = ", ".join(catalogue.names("schedule", "decay"))
+    yield (
+        f"Null, or a mapping after {trunks}.\n`shape` is one of {decays}\n(default one_minus_sqrt), or "
+        f"`{REFERENCE}`. Of `fraction` and `length` one may be given; a fraction of\n"
+        f"{COOLDOWN_FRACTION} if neither is. For exponential, `final` is above 0 and 0.1 by default.\n"
+    )
+    yield from _table(Cooldown)
+    yield "## average\n"
+    yield "Null, or a mapping whose `kind` is one of the names below. An average only watches the training.\n"
+    yield from _entries("average", "kind")
+    yield "## evaluation\n"
+    yield from _table(Evaluation)
+    yield "## checkpoint\n"
+    yield from _table(Checkpoint)
+
+
+def _entries(kind: str, key: str) -> Iterator[str]:
+    """Every name of a kind with its options; neighbours with the same options share one table."""
+    node = CONFIG.children["training"].children["optimizer"] if kind == "optimizer" else CONFIG.children[kind]
+    assert node.choice is not None
+    shared = node.choice.base.model_fields
+    tables: list[tuple[list[str], str]] = []
+    for name in node.choice.names:
+        entry = catalogue.get(kind, name)
+        model = node.choice.model(name)
+        assert model is not None
+        own = {option.name for option in entry.options}
+        names = tuple(field for field in writable(model) if field in own or field not in shared)
+        table = "\n".join(_table(model, only=names))
+        if not (tables and table and tables[-1][1] == table):
+            tables.append(([], table))
+        tables[-1][0].append(f"- `{key}: {name}`: {entry.summary}")
+    for lines, table in tables:
+        yield "\n".join(lines) + "\n"
+        if table:
+            yield table
+
+
+def _table(*models: type[Section], only: tuple[str, ...] | None = None) -> Iterator[str]:
+    rows = []
+    for model in models:
+        for name in writable(model):
+            if only is None or name in only:
+                field = model.model_fields[name]
+                default = "required" if field.is_required() else f"`{_shown(field.default)}`"
+                words = allowed(model, name)
+                for long, short in _KINDS.items():
+                    words = words.replace(long, short)
+                rows.append(f"| `{name}` | {words} | {default} | {field.description} |")
+    if rows:
+        yield "\n".join(["| key | allowed | default | meaning |", "| --- | --- | --- | --- |", *rows]) + "\n"
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return str(value)
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

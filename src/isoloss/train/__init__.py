@@ -1,0 +1,1 @@
+"""One segment of one rule: the update loop, tasks, evaluation and observers."""

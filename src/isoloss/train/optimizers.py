@@ -1,0 +1,119 @@
+"""Optimizers over the flat vector, and their state by parameter name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isoloss.recipe.errors import RunFailed, StudyError
+from isoloss.recipe.references import is_reference, load
+from isoloss.train.flat import FlatLayout
+
+
+def build(record: Mapping[str, Any], layout: FlatLayout, flat: Tensor, gradient: Tensor) -> torch.optim.Optimizer:
+    """The optimizer a rule names, stepping on views of ``flat`` with views of ``gradient``.
+
+    Built-ins are elementwise and get two tensors (with and without decay). A user's own
+    ``package.module:attribute`` gets one tensor a parameter in two groups, the second with ``weight_decay`` 0.
+    The learning rate is set before every step by the loop.
+    """
+    name, options = record["name"], dict(record["options"])
+    decay = options.pop("weight_decay", 0.0)
+    elementwise = not is_reference(name)
+    groups = []
+    for (weights, decays), (slopes, _) in zip(layout.groups(flat), layout.groups(gradient), strict=True):
+        if elementwise:
+            members = [weights]
+            weights.grad = slopes
+        else:
+            members = _members(layout, weights, slopes, decays)
+        groups.append({"params": members, "weight_decay": decay if decays else 0.0})
+    if name == "adamw":
+        options["betas"] = tuple(options["betas"])
+        return torch.optim.AdamW(groups, lr=0.0, fused=True, **options)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, fused=True, **options)
+    if not is_reference(name):
+        raise StudyError(f"optimizer {name!r} is not adamw, sgd or package.module:attribute")
+    try:
+        made: torch.optim.Optimizer = load(name)(groups, lr=1.0, **options)
+    except TypeError as error:
+        raise StudyError(f"optimizer {name!r} does not take these options: {error}") from error
+    return made
+
+
+def _members(layout: FlatLayout, weights: Tensor, slopes: Tensor, decays: bool) -> list[Tensor]:
+    """One tensor a parameter of a group, with gradients attached."""
+    begun, members = 0 if decays else layout.split, []
+    place = 0
+    for size, shape in zip(layout.sizes, layout.shapes, strict=True):
+        if begun <= place < begun + weights.numel():
+            view = weights[place - begun : place - begun + size].view(shape)
+            view.grad = slopes[place - begun : place - begun + size].view(shape)
+            members.append(view)
+        place += size
+    return members
+
+
+def state(optimizer: torch.optim.Optimizer, layout: FlatLayout) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors by ``entry/parameter name`` or ``entry/#group``, JSON facts) of everything that is remembered."""
+    found: dict[str, Tensor] = {}
+    facts: dict[str, Any] = {}
+    for index, (names, sizes, shapes, member) in enumerate(_walk(optimizer, layout)):
+        for entry, value in optimizer.state.get(member, {}).items():
+            if isinstance(value, Tensor) and value.shape == member.shape:
+                parts = value.reshape(-1).split(sizes)
+                for name, part, shape in zip(names, parts, shapes, strict=True):
+                    found[f"{entry}/{name}"] = part.view(shape)
+            elif isinstance(value, Tensor):
+                found[f"{entry}/#{index}"] = value
+            elif value is None or isinstance(value, bool | int | float | str):
+                facts[f"{entry}/#{index}"] = value
+            else:
+                raise RunFailed(f"optimizer state {entry!r} is a {type(value).__name__}: it cannot be stored")
+    own = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in optimizer.param_groups]
+    if type(optimizer) not in (torch.optim.AdamW, torch.optim.SGD):
+        facts["groups"] = [{k: v for k, v in g.items() if isinstance(v, bool | int | float | str)} for g in own]
+    return found, facts
+
+
+def load_state(
+    optimizer: torch.optim.Optimizer, layout: FlatLayout, stored: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> None:
+    """Restore what ``state`` returned."""
+    for index, (names, sizes, shapes, member) in enumerate(_walk(optimizer, layout)):
+        remembered: dict[str, Any] = {}
+        entries = {key.rpartition("/#")[0] for key in stored if key.endswith(f"/#{index}")}
+        remembered.update({entry: stored[f"{entry}/#{index}"].clone() for entry in entries})
+        for key in stored:
+            entry, _, name = key.partition("/")
+            if name == names[0]:
+                whole = torch.empty(sum(sizes), dtype=stored[key].dtype)
+                for part, each in zip(whole.split(sizes), names, strict=True):
+                    part.copy_(stored[f"{entry}/{each}"].reshape(-1))
+                remembered[entry] = whole.view(member.shape)
+        for key, value in facts.items():
+            if key.endswith(f"/#{index}"):
+                remembered[key.rpartition("/#")[0]] = value
+        if remembered:
+            optimizer.state[member] = remembered
+    for group, own in zip(optimizer.param_groups, facts.get("groups", []), strict=False):
+        group.update(own)
+
+
+def _walk(
+    optimizer: torch.optim.Optimizer, layout: FlatLayout
+) -> list[tuple[list[str], list[int], list[tuple[int, ...]], Tensor]]:
+    """For every tensor the optimizer steps on: the parameters in it (names, sizes, shapes) and itself."""
+    found, place = [], 0
+    for group in optimizer.param_groups:
+        for member in group["params"]:
+            first, filled = place, 0
+            while filled < member.numel():
+                filled += layout.sizes[place]
+                place += 1
+            found.append((layout.names[first:place], layout.sizes[first:place], layout.shapes[first:place], member))
+    return found

@@ -1,0 +1,164 @@
+"""Trains one segment: a stretch of one track, cut into pieces that are handed over as they end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isoloss.data import Source
+from isoloss.recipe.errors import RunFailed
+from isoloss.recipe.measure import Measure, Observer
+from isoloss.recipe.run import Run
+from isoloss.train import observers
+from isoloss.train.evaluate import Evaluator
+from isoloss.train.layout import Layout
+from isoloss.train.loop import Diverged, Row, Trainer
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Offsets ``begin`` to ``end`` of the ``track``-th track of ``run``.
+
+    ``saves``: offsets at which a piece ends, ascending, the last one ``end``. ``measures``: what to evaluate at
+    which offset.
+    """
+
+    run: Run
+    track: int
+    begin: int
+    end: int
+    saves: tuple[int, ...]
+    measures: Mapping[int, tuple[Measure, ...]]
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        """The distinct observers that the measures ask for, in a fixed order."""
+        asked = {m.observer.id: m.observer for ms in self.measures.values() for m in ms if m.observer}
+        return tuple(asked[name] for name in sorted(asked))
+
+
+@dataclass(frozen=True)
+class State:
+    """What is loaded to begin with: tensors and facts of the trained state, and of observers by id."""
+
+    tensors: Mapping[str, Tensor]
+    meta: Mapping[str, Any]
+    sides: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One piece: from ``begin`` to ``end`` (offsets), the state there, and what was seen on the way."""
+
+    begin: int
+    end: int
+    state: State | None
+    curve: Mapping[str, np.ndarray]
+    values: tuple[tuple[int, Measure, float], ...]
+    diverged: str | None
+    seconds: float
+
+
+def train(
+    segment: Segment,
+    source: Source,
+    start: State | None,
+    emit: Callable[[Trained], None],
+    *,
+    halt: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, Row], None] = lambda offset, row: None,
+    layout: Layout | None = None,
+) -> None:
+    """Train ``segment`` from ``start`` (None: the initialisation) and ``emit`` each piece when it ends.
+
+    Tensors in an emitted state share memory with the loop: the receiver stores them before it returns.
+    ``halt`` is asked after every piece. A diverged update ends the segment with a last piece without a state.
+    """
+    track, phase, begun = segment.run.tracks[segment.track]
+    trainer = Trainer(segment.run.start, phase, source, segment.run.numerics, layout)
+    evaluator = Evaluator(
+        trainer.make_model(),
+        trainer.parameters,
+        trainer.task,
+        lambda part, amount: source.validation(part, amount, trainer.context),
+    )
+    watching = {o.id: observers.build(o) for o in segment.observers}
+    if start is None:
+        if begun + segment.begin:
+            raise RunFailed(f"a segment that begins at update {begun + segment.begin} needs a stored state")
+    else:
+        trainer.load(start.tensors, start.meta, entering=segment.begin == 0, phase=phase)
+        for observer in segment.observers:
+            if segment.begin and observer.id in start.sides:
+                watching[observer.id] = observers.unpack(observer, *start.sides[observer.id])
+
+    def measure(offset: int) -> list[tuple[int, Measure, float]]:
+        found = []
+        for observer_id in dict.fromkeys(m.observer.id if m.observer else None for m in segment.measures[offset]):
+            asked = [m for m in segment.measures[offset] if (m.observer.id if m.observer else None) == observer_id]
+            weights = trainer.weights if observer_id is None else watching[observer_id].average()[0]
+            values = evaluator(weights, trainer.buffers(), [(m.metric, m.part, m.amount) for m in asked])
+            found += [(offset, m, values[m.metric, m.part, m.amount]) for m in asked]
+        return found
+
+    offset = segment.begin
+    values: list[tuple[int, Measure, float]] = []
+    if offset in segment.measures:
+        values += measure(offset)
+    for end in segment.saves:
+        begin, clock = offset, time.perf_counter()
+        rows: list[Row] = []
+        broken: str | None = None
+        while offset < end and broken is None:
+            try:
+                row = trainer.step(offset)
+            except Diverged as error:
+                broken = str(error)
+                break
+            offset += 1
+            rows.append(row)
+            for average in watching.values():
+                average.observe([trainer.weights], begun + offset)
+            if offset in segment.measures:
+                values += measure(offset)
+                worst = next((v for v in values if not math.isfinite(v[2])), None)
+                if worst:
+                    values.remove(worst)
+                    broken = f"update {begun + offset}: {worst[1].name} is {worst[2]:g}"
+            progress(offset, row)
+        state = None
+        if broken is None:
+            sides = {name: observers.pack(average) for name, average in watching.items()}
+            state = State(*trainer.state(), sides=sides)
+        else:
+            offset = max(offset, begin + 1)
+        emit(
+            Trained(
+                begin, offset, state, _curve(rows, begun + begin), tuple(values), broken, time.perf_counter() - clock
+            )
+        )
+        values = []
+        if broken is not None or halt():
+            return
+
+
+def _curve(rows: list[Row], begun: int) -> dict[str, np.ndarray]:
+    """Columns, one row an update; ``update`` counts the updates of the run after this one."""
+    return {
+        "update": np.arange(begun + 1, begun + len(rows) + 1, dtype=np.int64),
+        "loss": np.array([row.loss for row in rows]),
+        "gradient_norm": np.array([row.gradient_norm for row in rows]),
+        "lr": np.array([row.lr for row in rows]),
+    }
+
+
+def use_threads(count: int) -> None:
+    """Fix this process's compute threads; the count is part of the numerics."""
+    torch.set_num_threads(count)

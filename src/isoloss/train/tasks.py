@@ -1,0 +1,85 @@
+"""What is trained: a loss as (sum, count), so that batches of any size add up exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isoloss.recipe.errors import StudyError
+from isoloss.recipe.references import is_reference, load
+
+
+class Task(Protocol):
+    """A user's own task has these two methods."""
+
+    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        """Summed loss in nats and the number of terms in it."""
+
+    def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, tuple[float, int]]:
+        """(sum, count) by metric name, ``loss`` among them."""
+
+
+class LanguageModelling:
+    """Next-token prediction; ``batch`` is (sequences, context + 1) token ids, the loss is in nats per token."""
+
+    def loss(self, model: nn.Module, batch: Tensor) -> tuple[Tensor, int]:
+        logits = model(batch[:, :-1])
+        targets = batch[:, 1:].reshape(-1)
+        total = F.cross_entropy(logits.reshape(targets.numel(), -1).float(), targets, reduction="sum")
+        return total, targets.numel()
+
+    def metrics(self, model: nn.Module, batch: Tensor) -> dict[str, tuple[float, int]]:
+        total, count = self.loss(model, batch)
+        return {"loss": (total.item(), count)}
+
+
+class Classification:
+    """Class prediction; ``batch`` is (inputs, class ids), the loss is in nats per sample."""
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
+        inputs, classes = batch
+        return F.cross_entropy(model(inputs).float(), classes, reduction="sum"), classes.numel()
+
+    def metrics(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, tuple[float, int]]:
+        inputs, classes = batch
+        logits = model(inputs).float()
+        total = F.cross_entropy(logits, classes, reduction="sum").item()
+        right = int((logits.argmax(-1) == classes).sum())
+        return {"loss": (total, classes.numel()), "accuracy": (right, classes.numel())}
+
+
+_BUILT_IN = {"language-modelling": LanguageModelling, "classification": Classification}
+
+
+def build(name: str) -> Task:
+    """The task of that name, or a user's ``package.module:attribute`` (called without arguments)."""
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]()
+    if not is_reference(name):
+        raise StudyError(f"task {name!r} is not one of {', '.join(_BUILT_IN)}, nor package.module:attribute")
+    task: Task = load(name)()
+    for method in ("loss", "metrics"):
+        if not callable(getattr(task, method, None)):
+            raise StudyError(f"task {name!r} has no method {method}(model, batch)")
+    return task
+
+
+def tensors(batch: Any) -> Any:
+    """A data source's arrays as tensors that share their memory."""
+    if isinstance(batch, tuple):
+        return tuple(torch.from_numpy(part) for part in batch)
+    return torch.from_numpy(batch)
+
+
+def part(batch: Any, begin: int, end: int) -> Any:
+    """Samples ``begin`` to ``end`` of a batch."""
+    return tuple(item[begin:end] for item in batch) if isinstance(batch, tuple) else batch[begin:end]
+
+
+def samples(batch: Any) -> int:
+    """Number of samples in a batch."""
+    return len(batch[0] if isinstance(batch, tuple) else batch)

@@ -1,0 +1,422 @@
+"""The answer of a study as one plain dictionary: what the page and the terminal show, and ``--json`` prints."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from isoloss.laws import LawError, fit, get_form, holdout
+from isoloss.plan import cost
+from isoloss.plan.demands import Stage
+from isoloss.plan.lower import open_source
+from isoloss.plan.tree import Node
+from isoloss.store import Store
+from isoloss.worth.compare import LEVEL, Comparison, Overall, Ratio, Worth, compare
+from isoloss.worth.results import Result, Results, training_curve, tuning_cost
+
+DRAWS = 1000
+CURVE_POINTS = 60
+
+
+def answer(results: Results, *, command: str) -> dict[str, Any]:
+    """Everything there is to say about a study, as JSON types only (schema 1)."""
+    store = results.store
+    comparison = compare(results)
+    laws = [law for name in results.study.laws for law in _laws(results, name)]
+    sharing = _sharing(results.stage)
+    found: dict[str, Any] = {
+        "schema": 1,
+        "study": results.study.name,
+        "question": None,
+        "command": command,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "isoloss": _version(),
+        "level": LEVEL,
+        "seconds": results.seconds,
+        "provenance": _provenance(results, store),
+        "units": _units(results),
+        "arms": [_arm(results, name) for name in results.arms()],
+        "runs": [_run(r, store) for r in results.results],
+        "worth": [_worth(w) for w in comparison.by_size],
+        "worth_overall": [_overall(o) for o in comparison.overall],
+        "laws": laws,
+        "sharing": sharing,
+        "tree": _tree(results),
+        "caveats": caveats(results, comparison, laws),
+    }
+    found["summary"] = summary(results, comparison, sharing)
+    return found
+
+
+def summary(results: Results, comparison: Comparison, sharing: Mapping[str, Any]) -> list[str]:
+    """Sentences a reader can act on, the headline first."""
+    sentences = []
+    base = comparison.baseline
+    for overall in sorted(comparison.overall, key=lambda o: -o.ratios["data"].ratio):
+        ratio = overall.ratios["data"]
+        if ratio.low is None or ratio.high is None:
+            words = f"about {ratio.ratio:.2f}x the data of {base} (fewer than 3 seeds: no interval)"
+        elif ratio.resolved:
+            words = f"{ratio.ratio:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}] the data of {base}"
+        else:
+            words = (
+                f"{ratio.ratio:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}] the data of {base}: not resolved, "
+                "the interval includes 1"
+            )
+        trend = ""
+        if overall.trend:
+            trend = {
+                "steady": "; it does not change with size in this range",
+                "growing": "; it grows with size",
+                "fading": "; it fades with size",
+            }.get(overall.trend.verdict, "; how it changes with size is not resolved")
+        sentences.append(f"At equal loss, {overall.arm} is worth {words}{trend}.")
+    unshared, shared = sharing["updates"]["unshared"], sharing["updates"]["shared"]
+    if shared < unshared:
+        sentences.append(
+            f"Shared stretches were trained once: {shared:,} updates instead of {unshared:,} "
+            f"({1 - shared / unshared:.0%} saved)."
+        )
+    counts = _counts(results)
+    if len(counts) > 1 or "done" not in counts:
+        sentences.append("Runs: " + ", ".join(f"{count} {status}" for status, count in counts.items()) + ".")
+    return sentences
+
+
+def caveats(results: Results, comparison: Comparison, laws: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a careful reader would object, generated from the data."""
+    found = []
+    done = [r for r in results.results if r.status == "done"]
+    seeds = {r.seed for r in done}
+    if 0 < len(seeds) < 3:
+        found.append(f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}: no intervals; 3 are the fewest for one.")
+    edges = sorted({r.arm for r in results.results if r.lr_edge})
+    if edges:
+        found.append(
+            f"The best learning rate of {', '.join(edges)} lies at an edge of its candidates: widen the grid of tune."
+        )
+    for name, values in (("N", {r.N for r in done}), ("D", {r.D for r in done})):
+        if values and max(values) < 10 * min(values):
+            found.append(
+                f"{name} ranges over a factor of {max(values) / min(values):.3g}, less than a decade: a law fitted here "
+                "says little beyond it."
+            )
+    broken = [r for r in results.results if r.status == "diverged"]
+    if broken:
+        found.append(f"{len(broken)} run{'s' if len(broken) > 1 else ''} diverged and count nowhere: see the list.")
+    absent = [r for r in results.results if r.status in ("missing", "failed")]
+    if absent:
+        found.append(f"{len(absent)} runs are not finished; run the study again to train only those.")
+    for worth in comparison.by_size:
+        if worth.note:
+            found.append(f"{worth.arm} at N = {worth.N:,}: {worth.note}.")
+    found += [f"Law of {law['arm']}: {w}" for law in laws for w in law["warnings"]]
+    return found
+
+
+def _counts(results: Results) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for r in results.results:
+        counts[r.status] = counts.get(r.status, 0) + 1
+    return counts
+
+
+def _arm(results: Results, name: str) -> dict[str, Any]:
+    stage = results.stage
+    mine = [p for p in stage.planned if p.cell.arm == name]
+    rates: dict[int, dict[str, Any]] = {}
+    for planned in mine:
+        rates.setdefault(
+            planned.lowered.facts.N,
+            {
+                "N": planned.lowered.facts.N,
+                "width": planned.cell.config["model"].get("width"),
+                "lr": planned.lr,
+                "rule": planned.rule,
+                "edge": planned.edge,
+            },
+        )
+    tuning = None
+    trials = [t for t in stage.trials if t.arm == name]
+    if trials:
+        updates, flops = tuning_cost(stage.trials, name)
+        tuning = {
+            "candidates": sorted({t.lr for t in trials}),
+            "runs": len(trials),
+            "updates": updates,
+            "flops": flops,
+            "choices": [
+                {
+                    "N": c.N,
+                    "lr": c.lr,
+                    "edge": c.edge,
+                    "losses": [[lr, _finite(loss)] for lr, loss in sorted(c.losses.items())],
+                }
+                for c in stage.choices
+                if c.arm == name
+            ],
+        }
+    return {
+        "name": name,
+        "baseline": name == results.study.baseline,
+        "line": describe(results.study.arm(name).overrides),
+        "lr": [rates[N] for N in sorted(rates)],
+        "tuning": tuning,
+    }
+
+
+def describe(overrides: Mapping[str, Any]) -> str:
+    """An arm's overrides in one line."""
+
+    def words(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{k} {words(v)}" if not isinstance(v, Mapping) else f"{k}: {words(v)}" for k, v in value.items())
+        return str(value)
+
+    return "; ".join(f"{name}: {words(value)}" for name, value in overrides.items()) or "the study as it stands"
+
+
+def _run(r: Result, store: Store) -> dict[str, Any]:
+    updates, losses = training_curve(r, store) if r.status == "done" else ([], [])
+    return {
+        "id": r.name,
+        "arm": r.arm,
+        "cell": dict(r.cell),
+        "seed": r.seed,
+        "root": r.root,
+        "N": r.N,
+        "N_total": r.N_total,
+        "D": r.D,
+        "S": r.S,
+        "C": r.C,
+        "lr": r.lr,
+        "loss": r.loss,
+        "loss_a": r.loss_a,
+        "status": r.status,
+        "message": r.message,
+        "extra": r.extra,
+        "key": r.key,
+        "curve": {"update": [u for u, _ in r.curve], "loss": [v for _, v in r.curve]},
+        "train": {"update": updates, "loss": losses},
+    }
+
+
+def _ratio(ratio: Ratio) -> dict[str, Any]:
+    return {"ratio": ratio.ratio, "low": ratio.low, "high": ratio.high}
+
+
+def _ratios(ratios: Mapping[str, Ratio]) -> dict[str, Any]:
+    both: dict[str, Any] = {name: _ratio(ratio) for name, ratio in ratios.items()}
+    both["inverse"] = {name: _ratio(ratio.inverse) for name, ratio in ratios.items()}
+    both["resolved"] = bool(ratios) and ratios["data"].resolved
+    return both
+
+
+def _worth(worth: Worth) -> dict[str, Any]:
+    return {
+        "arm": worth.arm,
+        "N": worth.N,
+        **_ratios(worth.ratios),
+        "roots": worth.roots,
+        "targets": list(worth.targets),
+        "note": worth.note or None,
+    }
+
+
+def _overall(overall: Overall) -> dict[str, Any]:
+    trend = overall.trend
+    return {
+        "arm": overall.arm,
+        **_ratios(overall.ratios),
+        "trend": trend and {"slope": trend.slope, "low": trend.low, "high": trend.high, "verdict": trend.verdict},
+    }
+
+
+def _laws(results: Results, name: str) -> list[dict[str, Any]]:
+    """One law for every arm that has points enough; what cannot be fitted says why."""
+    found = []
+    for arm in results.arms():
+        points = results.points(arm)
+        entry: dict[str, Any] = {"arm": arm, "law": name, "formula": get_form(name).formula}
+        entry |= {"parameters": [], "rows": len(points), "holdout": None, "curves": [], "warnings": []}
+        try:
+            _fit(entry, name, points, results)
+        except LawError as error:
+            entry["warnings"].append(str(error))
+        found.append(entry)
+    return found
+
+
+def _fit(entry: dict[str, Any], name: str, points: Any, results: Results) -> None:
+    form = get_form(name)
+    x = None if len(form.variables) > 1 else "D"
+    fitted = fit(points, name, x=x, cluster="cluster")
+    entry["warnings"] += fitted.warnings + [str(s) for s in fitted.diagnosis.sentences]
+    draws = None
+    try:
+        draws = fitted.bootstrap(DRAWS)
+        intervals = {p: draws.interval(p, LEVEL) for p in fitted.parameters}
+    except LawError as error:
+        intervals = {}
+        entry["warnings"].append(str(error))
+    for parameter, value in fitted.parameters.items():
+        interval = intervals.get(parameter)
+        low, high = (interval.low, interval.high) if interval else (None, None)
+        entry["parameters"].append({"name": parameter, "value": value, "low": low, "high": high})
+    D = np.asarray(points.D, float)
+    for N in sorted(set(np.asarray(points.N).tolist())) if x is None else [None]:
+        at = np.geomspace(D.min(), D.max() * 2, CURVE_POINTS)
+        columns = {"D": at} if N is None else {"N": np.full_like(at, N), "D": at}
+        curve = {"N": N, "x": at.tolist(), "loss": np.asarray(fitted.predict(**columns)).tolist(), "low": None, "high": None}
+        if draws is not None and intervals:
+            low, _, high = draws.predict_band(level=LEVEL, **columns)
+            curve |= {"low": np.asarray(low).tolist(), "high": np.asarray(high).tolist()}
+        entry["curves"].append(curve)
+    by = results.study.holdout or ("N" if x is None else "D")
+    try:
+        held = holdout(points, name, by=by, x=x)
+    except LawError as error:
+        entry["warnings"].append(f"no held-out check: {error}")
+        return
+    entry["holdout"] = {
+        "by": by,
+        "rmse": held.rmse,
+        "rows": [
+            {k: _finite(row.get(k)) for k in ("N", "D", "actual", "predicted", "low", "high")} for row in held.rows
+        ],
+    }
+
+
+def _sharing(stage: Stage) -> dict[str, Any]:
+    apart, together = cost.unshared(stage.runs), cost.shared(stage.roots)
+    trials = [t.lowered for t in stage.trials]
+    charged = cost.unshared(trials) if trials else cost.NONE
+    return {
+        "updates": {"shared": together.updates, "unshared": apart.updates},
+        "flops": {"shared": together.flops, "unshared": apart.flops},
+        "evaluation_flops": together.evaluation_flops,
+        "tuning": {"updates": charged.updates, "flops": charged.flops},
+        "closed_form": closed_form(stage),
+    }
+
+
+def closed_form(stage: Stage) -> dict[str, Any] | None:
+    """The published saving, T_m + c sum_{i<m} T_i over sum T_i, of the arms that are a trunk with cooldowns.
+
+    Haegele et al. 2024 (notebook form), for the first arm whose runs differ in duration only and end in a cooldown.
+    """
+    for arm in dict.fromkeys(p.cell.arm for p in stage.planned):
+        mine = [p for p in stage.planned if p.cell.arm == arm]
+        cooldown = mine[0].cell.config["schedule"].get("cooldown")
+        if not cooldown or cooldown.get("fraction") is None or mine[0].cell.config["schedule"]["shape"] != "constant":
+            continue
+        durations = sorted({p.lowered.run.length for p in mine})
+        if len(durations) < 2:
+            continue
+        c = float(cooldown["fraction"])
+        together = durations[-1] + c * sum(durations[:-1])
+        return {
+            "arm": arm,
+            "ratio": together / sum(durations),
+            "formula": f"({durations[-1]} + {c:g} x ({' + '.join(map(str, durations[:-1]))})) / "
+            f"({' + '.join(map(str, durations))})",
+        }
+    return None
+
+
+def _tree(results: Results) -> list[dict[str, Any]]:
+    """The stretches between forks, of the runs of the study; tuning runs are counted where they walk."""
+    found: list[dict[str, Any]] = []
+    stage = results.stage
+    trials = len(stage.trials)
+    numbers: dict[str, int] = {}
+
+    def add(node: Node, parent: str | None, seen: str) -> None:
+        cuts = sorted({*node.forks, *node.ends, node.length} - {0})
+        begin, above = 0, parent
+        here: dict[int, str] = {0: parent} if parent else {}
+        for end in cuts:
+            members = [m for m in node.members if _reaches(stage, m, node, end)]
+            arms = list(dict.fromkeys(_cell(stage, m, trials).arm for m in members))
+            numbers[seen] = numbers.get(seen, 0) + 1
+            name = f"{seen}.{numbers[seen]}"
+            kind = {"warmup": "warmup", "constant": "trunk"}.get(node.phase.rule.lr.shape, "branch")
+            first = _cell(stage, members[0], trials)
+            found.append(
+                {
+                    "id": name,
+                    "parent": above,
+                    "start": node.begun + begin,
+                    "end": node.begun + end,
+                    "arms": arms,
+                    "cells": len(members),
+                    "label": f"{'+'.join(arms)} {node.phase.rule.lr.shape}",
+                    "kind": kind,
+                    "reused": len(members) > 1,
+                    "tuning": all(m < trials for m in members),
+                    "lr": node.phase.rule.lr.peak,
+                    "cell": {p: v for p, v in first.coordinates.items() if p != "duration"},
+                    "N": node.facts.N,
+                    "flops": (end - begin) * node.facts.flops_per_update,
+                }
+            )
+            begin, above = end, name
+            here[end] = name
+        for child in node.children:
+            add(child, here.get(child.fork), seen)
+
+    for number, root in enumerate(stage.roots):
+        add(root, None, f"{number}")
+    return found
+
+
+def _cell(stage: Stage, member: int, trials: int) -> Any:
+    return stage.trials[member].cell if member < trials else stage.planned[member - trials].cell
+
+
+def _reaches(stage: Stage, member: int, node: Node, end: int) -> bool:
+    """Whether a run walks on a track as far as ``end``."""
+    lowered = stage.runs[member]
+    return any(track.id == node.track.id and phase.length >= end for track, phase, _ in lowered.run.tracks)
+
+
+def _provenance(results: Results, store: Store) -> dict[str, Any]:
+    first = results.stage.runs[0]
+    source = open_source(first.data)
+    return {
+        "numerics": dict(first.run.numerics),
+        "data": {"digest": source.digest, **{k: v for k, v in source.describe().items() if k != "digest"}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "scipy", "polars", "safetensors")},
+        },
+        "study_file": results.study.text,
+        "store": store.path.name,
+    }
+
+
+def _units(results: Results) -> dict[str, Any]:
+    first = results.stage.runs[0]
+    source = open_source(first.data)
+    if source.kind != "tokens":
+        return {"D": "samples", "loss": "nats per sample", "bits_per_byte": None}
+    unit = "byte" if source.bytes_per_token == 1 else "token"
+    return {"D": "tokens", "loss": f"nats per {unit}", "bits_per_byte": 1 / (math.log(2) * source.bytes_per_token)}
+
+
+def _version() -> str:
+    return importlib.metadata.version("isoloss")
+
+
+def _finite(value: Any) -> Any:
+    """Numbers that JSON has no word for become null."""
+    return None if value is None or (isinstance(value, float) and not math.isfinite(value)) else float(value)
+
+
+__all__ = ["answer", "caveats", "closed_form", "summary"]

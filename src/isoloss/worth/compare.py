@@ -1,0 +1,269 @@
+"""Worth at equal loss: how much D, S and C the baseline needs over what an arm used.
+
+For one N and one seed both arms have losses at several D. Targets are taken from the overlap of the two ranges
+of loss; at each target both curves are inverted (monotone, in log loss against log D, never extrapolated) and
+the logarithms of the ratios are averaged. Seeds are paired; their variance is pooled over sizes; intervals are
+Student's t with the pooled degrees of freedom. Fewer than three seeds give no interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats
+from scipy.interpolate import PchipInterpolator
+
+from isoloss.worth.results import Result, Results
+
+TARGETS = 9
+"""Target losses, evenly spaced in log loss inside the overlap."""
+LEVEL = 0.9
+FEWEST_SEEDS = 3
+CURRENCIES = ("data", "updates", "compute")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio with its interval; ``low`` and ``high`` are None where there are too few seeds."""
+
+    ratio: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def inverse(self) -> Ratio:
+        """The ratio seen from the other side."""
+        return Ratio(
+            1 / self.ratio,
+            None if self.high is None else 1 / self.high,
+            None if self.low is None else 1 / self.low,
+        )
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the interval excludes 1."""
+        return self.low is not None and self.high is not None and not self.low <= 1.0 <= self.high
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What one arm is worth at one size: ratios by currency, the targets used, the seeds behind them."""
+
+    arm: str
+    N: int
+    ratios: Mapping[str, Ratio]
+    roots: int
+    targets: tuple[float, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How log worth changes with log N: the slope with its interval and a verdict in words."""
+
+    slope: float
+    low: float | None
+    high: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Overall:
+    """What one arm is worth over all sizes, and whether that grows."""
+
+    arm: str
+    ratios: Mapping[str, Ratio]
+    trend: Trend | None
+
+
+@dataclass
+class Comparison:
+    """Worth of every arm against the baseline."""
+
+    baseline: str
+    by_size: list[Worth] = field(default_factory=list)
+    overall: list[Overall] = field(default_factory=list)
+
+
+class Curve:
+    """Loss against D of one arm at one size and seed, monotone by construction and invertible."""
+
+    def __init__(self, D: Sequence[float], loss: Sequence[float]) -> None:
+        """Raises ValueError for fewer than two different D or non-positive values."""
+        order = np.argsort(D)
+        x, y = np.log(np.asarray(D, float)[order]), np.log(np.asarray(loss, float)[order])
+        if len(x) < 2 or np.any(np.diff(x) <= 0) or not np.all(np.isfinite(y)):
+            raise ValueError("a curve needs positive losses at two different D or more")
+        y = monotone(y)
+        keep = np.concatenate([[True], np.diff(y) < 0])
+        self._x, self._y = x[keep], y[keep]
+        self.high, self.low = float(y[0]), float(y[-1])
+
+    def log_D(self, log_loss: np.ndarray) -> np.ndarray:
+        """Logarithm of the D at which the loss is reached; NaN outside the measured range."""
+        if len(self._x) < 2:
+            return np.full_like(log_loss, np.nan)
+        inverse = PchipInterpolator(self._y[::-1], self._x[::-1], extrapolate=False)
+        return np.asarray(inverse(log_loss))
+
+
+def monotone(y: np.ndarray) -> np.ndarray:
+    """The closest non-increasing sequence in least squares (pool adjacent violators)."""
+    blocks: list[list[float]] = []
+    for value in y:
+        blocks.append([float(value), 1])
+        while len(blocks) > 1 and blocks[-1][0] > blocks[-2][0]:
+            mean, count = blocks.pop()
+            before, number = blocks[-1]
+            blocks[-1] = [(mean * count + before * number) / (count + number), count + number]
+    return np.concatenate([np.full(int(count), mean) for mean, count in blocks])
+
+
+def log_ratios(arm: Curve, baseline: Curve, targets: int = TARGETS) -> tuple[np.ndarray, np.ndarray]:
+    """(target log losses, log of baseline D over arm D) inside the overlap; empty where there is none."""
+    low, high = max(arm.low, baseline.low), min(arm.high, baseline.high)
+    if not low < high:
+        return np.empty(0), np.empty(0)
+    at = np.linspace(high, low, targets)
+    at[0], at[-1] = high, low
+    ratios = baseline.log_D(at) - arm.log_D(at)
+    fine = np.isfinite(ratios)
+    return at[fine], ratios[fine]
+
+
+def compare(results: Results) -> Comparison:
+    """Worth of every other arm against the study's baseline, by size and over all sizes."""
+    baseline = results.study.baseline
+    comparison = Comparison(baseline)
+    done = [r for r in results.results if r.status == "done"]
+    for arm in (a for a in results.arms() if a != baseline):
+        observed: dict[int, dict[str, dict[str, float]]] = {}
+        targets: dict[int, list[float]] = {}
+        notes: dict[int, str] = {}
+        for N in sorted({r.N for r in done if r.arm == arm}):
+            observed[N], targets[N], notes[N] = _by_seed(arm, baseline, N, done)
+        spread = {currency: _pooled(observed, currency) for currency in CURRENCIES}
+        for N, seeds in observed.items():
+            ratios = {}
+            for currency in CURRENCIES:
+                values = np.array([v[currency] for v in seeds.values()])
+                if len(values):
+                    ratios[currency] = _ratio(float(values.mean()), len(values), *spread[currency])
+            if ratios or notes[N]:
+                comparison.by_size.append(
+                    Worth(arm, N, ratios, len(seeds), tuple(math.exp(t) for t in targets[N]), notes[N])
+                )
+        overall = _overall(arm, observed)
+        if overall:
+            comparison.overall.append(overall)
+    return comparison
+
+
+def _by_seed(
+    arm: str, baseline: str, N: int, done: Sequence[Result]
+) -> tuple[dict[str, dict[str, float]], list[float], str]:
+    """Mean log ratio by seed and currency, the targets, and a note on what could not be compared."""
+    found: dict[str, dict[str, float]] = {}
+    all_targets: list[float] = []
+    apart = 0
+    seeds = sorted({r.seed for r in done if r.N == N and r.arm == arm})
+    for seed in seeds:
+        mine = [r for r in done if r.N == N and r.seed == seed and r.arm == arm]
+        theirs = [r for r in done if r.N == N and r.seed == seed and r.arm == baseline]
+        try:
+            own, other = _curve(mine), _curve(theirs)
+        except ValueError:
+            continue
+        targets, ratios = log_ratios(own, other)
+        if not len(ratios):
+            apart += 1
+            continue
+        mean = float(ratios.mean())
+        a, b = mine[0], theirs[0]
+        found[seed] = {
+            "data": mean,
+            "updates": mean + math.log(a.D / a.S) - math.log(b.D / b.S),
+            "compute": mean - math.log(a.C / a.D) + math.log(b.C / b.D),
+        }
+        all_targets += targets.tolist()
+    note = ""
+    if apart:
+        note = f"{apart} of {len(seeds)} seeds have no loss in common with the baseline: lengthen one of the two"
+    elif not found:
+        note = "fewer than two durations in common with the baseline"
+    return found, sorted(all_targets, reverse=True), note
+
+
+def _curve(results: Sequence[Result]) -> Curve:
+    """The curve of one arm at one size and seed; other axes are averaged at equal D."""
+    by_D: dict[int, list[float]] = {}
+    for r in results:
+        assert r.loss is not None
+        by_D.setdefault(r.D, []).append(r.loss)
+    return Curve(list(by_D), [float(np.mean(losses)) for losses in by_D.values()])
+
+
+def _pooled(observed: Mapping[int, Mapping[str, Mapping[str, float]]], currency: str) -> tuple[float, int]:
+    """(pooled standard deviation of the log ratio between seeds, degrees of freedom) over all sizes."""
+    squares, freedom = 0.0, 0
+    for seeds in observed.values():
+        values = np.array([v[currency] for v in seeds.values()])
+        if len(values) > 1:
+            squares += float(((values - values.mean()) ** 2).sum())
+            freedom += len(values) - 1
+    return (math.sqrt(squares / freedom) if freedom else math.nan), freedom
+
+
+def _ratio(mean: float, count: int, spread: float, freedom: int) -> Ratio:
+    if count < FEWEST_SEEDS or not freedom or not math.isfinite(spread):
+        return Ratio(math.exp(mean))
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * spread / math.sqrt(count)
+    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+
+
+def _overall(arm: str, observed: Mapping[int, Mapping[str, Mapping[str, float]]]) -> Overall | None:
+    """The mean over sizes, seed by seed, and the trend with N.
+
+    A seed's runs at different sizes see the same data order, so a seed is one unit here.
+    """
+    sizes = [N for N, seeds in observed.items() if seeds]
+    if not sizes:
+        return None
+    common = sorted(set.intersection(*(set(observed[N]) for N in sizes)))
+    ratios = {}
+    for currency in CURRENCIES:
+        if not common:
+            values = [v[currency] for N in sizes for v in observed[N].values()]
+            ratios[currency] = Ratio(math.exp(float(np.mean(values))))
+            continue
+        means = np.array([np.mean([observed[N][seed][currency] for N in sizes]) for seed in common])
+        spread = float(means.std(ddof=1)) if len(means) > 1 else math.nan
+        ratios[currency] = _ratio(float(means.mean()), len(means), spread, len(means) - 1)
+    return Overall(arm, ratios, _trend(observed, sizes, common))
+
+
+def _trend(
+    observed: Mapping[int, Mapping[str, Mapping[str, float]]], sizes: Sequence[int], seeds: Sequence[str]
+) -> Trend | None:
+    """Slope of log data worth in log N, one slope a seed."""
+    if len(sizes) < 3 or not seeds:
+        return None
+    x = np.log(np.array(sizes, float))
+    slopes = np.array([np.polyfit(x, [observed[N][seed]["data"] for N in sizes], 1)[0] for seed in seeds])
+    mean = float(slopes.mean())
+    if len(slopes) < FEWEST_SEEDS:
+        return Trend(mean, None, None, "not resolved")
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(slopes) - 1) * slopes.std(ddof=1) / math.sqrt(len(slopes)))
+    low, high = mean - half, mean + half
+    if low > 0 or high < 0:
+        verdict = "growing" if mean > 0 else "fading"
+    else:
+        verdict = "steady" if max(-low, high) * (x[-1] - x[0]) < STEADY else "not resolved"
+    return Trend(mean, low, high, verdict)
+
+
+STEADY = math.log(1.1)
+"""A trend whose interval stays within 10 % of worth over the whole range of N is called steady."""
