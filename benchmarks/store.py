@@ -29,7 +29,11 @@ def state(parameters: int, tensors: int, seed: int) -> dict[str, torch.Tensor]:
     """A model with AdamW's two moments, fp32."""
     generator = torch.Generator().manual_seed(seed)
     size = parameters // tensors
-    names = [f"{kind}/{i}" for kind in ("model", "optimizer/exp_avg", "optimizer/exp_avg_sq") for i in range(tensors)]
+    names = [
+        f"{kind}/{i}"
+        for kind in ("model", "optimizer/exp_avg", "optimizer/exp_avg_sq")
+        for i in range(tensors)
+    ]
     return {name: torch.randn(size, generator=generator) for name in names}
 
 
@@ -82,10 +86,14 @@ def compare(folder: Path, name: str, parameters: int, tensors: int, rounds: int)
         store.release(key(i + 1))
     medians = {column: statistics.median(values) for column, values in times.items()}
     size = parameters * 3 * 4 / 1e6
-    print(f"\nstate of {parameters / 1e6:g}M parameters with AdamW ({size:.1f} MB, {3 * tensors} tensors), {rounds} rounds")
+    print(
+        f"\nstate of {parameters / 1e6:g}M parameters with AdamW ({size:.1f} MB, {3 * tensors} tensors), {rounds} rounds"
+    )
     for column, median in medians.items():
         peer = medians["torch.load" if "load" in column else "torch.save"]
-        print(f"  {column:<20} {median:9.2f} ms   {median / peer:5.2f} x {'torch.load' if 'load' in column else 'torch.save'}")
+        print(
+            f"  {column:<20} {median:9.2f} ms   {median / peer:5.2f} x {'torch.load' if 'load' in column else 'torch.save'}"
+        )
 
 
 def lookups(folder: Path, pieces: int) -> None:
@@ -105,7 +113,9 @@ def lookups(folder: Path, pieces: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=None, help="where to write (default: the temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where to write (default: the temporary folder)"
+    )
     parser.add_argument("--pieces", type=int, default=10_000)
     options = parser.parse_args()
     torch.set_num_threads(1)

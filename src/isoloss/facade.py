@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from isoloss.execute.run import Options, execute
-from isoloss.plan.demands import stage
+from isoloss.plan.demands import folder_of, stage
 from isoloss.plan.lower import Lowering
 from isoloss.plan.memory import StoreMemory
 from isoloss.plan.summary import as_study, on_path
@@ -60,7 +60,7 @@ def results(
     made = as_study(study)
     with on_path(made):
         opened, _ = _open(store, under, create=False)
-        lowering = Lowering(threads=threads)
+        lowering = Lowering(threads=threads, base=folder_of(made))
         now = stage(made, StoreMemory(opened), lowering, alone=not share)
         return collect(made, now, opened)
 

@@ -160,6 +160,7 @@ def test_blobs_batches():
         ({"source": "synthetic", "tokens": 100, "size": "101 tokens"}, "1 to 100"),
         ({"source": "synthetic", "size": "1 KB"}, "does not know its bytes"),
         ({"source": "blobs", "classes": 20, "features": 10}, "at least 20"),
+        ({"source": "blobs", "samples": 10**8, "features": 1000}, "in memory"),
         ({"source": "blobs", "separation": -1}, "a number from"),
         ({"source": "blobs", "separation": float("nan")}, "a number from"),
         ({"source": "blobs", "samples": True}, "whole number"),

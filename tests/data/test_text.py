@@ -155,6 +155,22 @@ def test_a_changed_large_file_is_hashed_again(tmp_path):
     assert files.content_facts(path, tmp_path / "cache") != first
 
 
+def test_a_file_that_grows_while_it_is_read_is_refused(many, monkeypatch):
+    real, reads = files.read, {"text7.txt": 0}
+
+    def grows(path, start=0, stop=None):
+        yield from real(path, start, stop)
+        if path.name in reads:
+            reads[path.name] += 1
+            if reads[path.name] == 2:
+                path.write_text("more\n" * 100)
+
+    monkeypatch.setattr(files, "read", grows)
+    with pytest.raises(StudyError, match=r"text7.txt changed while it was read"):
+        opened(str(many), split="tail", holdout=0.17)
+    assert opened(str(many), split="tail", holdout=0.17).train.tobytes().count(b"more") > 50
+
+
 @pytest.mark.parametrize(
     ("prepare", "options", "message"),
     [

@@ -110,13 +110,7 @@ class Browser:
         page = Page(self, session)
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.send(f"{domain}.enable")
-        page.send(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=width < 600,
-        )
+        page.resize(width, height)
         page.scheme("dark" if dark else "light")
         if not script:
             page.send("Emulation.setScriptExecutionDisabled", value=True)
@@ -133,6 +127,16 @@ class Page:
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         return self._browser.send(method, self._session, **parameters)
+
+    def resize(self, width: int, height: int = 900) -> None:
+        """Give the tab another size; below 600 pixels it behaves like a phone."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.send("Emulation.setDeviceMetricsOverride", **size)
+
+    def close(self) -> None:
+        """Close the tab and forget what it said."""
+        self.send("Page.close")
+        self._browser.events = [event for event in self._browser.events if event not in self._own()]
 
     def scheme(self, name: str) -> None:
         """Prefer a colour scheme: `light` or `dark`."""

@@ -17,6 +17,7 @@ from scipy import optimize, stats
 
 LAW = {"E": 1.05, "A": 42.0, "alpha": 0.42, "B": 95.0, "beta": 0.41}
 BATCH, WARMUP, SHARE = 1024, 20, 0.2
+RATES = (2e-3, 4e-3, 8e-3)
 Json = dict[str, Any]
 
 
@@ -33,6 +34,18 @@ class Shape:
 
 
 QUICKSTART = Shape({"cosine": 1.0, "cooldown": 1.22, "averaged": 1.04})
+
+
+ONE_SEED = Shape({"cosine": 1.0, "cooldown": 1.2}, widths=(32, 48), lengths=(200, 400), seeds=1)
+ONE_SIZE = Shape({"cosine": 1.0, "cooldown": 1.2}, widths=(64,), lengths=(200, 400, 800))
+ONE_ARM = Shape({"cosine": 1.0}, widths=(32, 48, 64), lengths=(200, 400), extra=0)
+LARGE = Shape(
+    {f"arm{i}": 1 + 0.05 * i for i in range(9)},
+    widths=(32, 48, 64, 96, 128, 192),
+    lengths=(200, 400),
+    extra=0,
+    seeds=2,
+)
 
 
 def parameters(width: int) -> int:
@@ -244,8 +257,22 @@ def _arm(name: str, baseline: bool, shape: Shape) -> Json:
             }
             for w in shape.widths
         ],
-        "tuning": {"candidates": [2e-3, 4e-3, 8e-3], "runs": 6, "updates": 1200, "flops": 7.3e13},
+        "tuning": {
+            "candidates": list(RATES),
+            "runs": 6,
+            "updates": 1200,
+            "flops": 7.3e13,
+            "choices": [
+                {"N": parameters(w), "losses": [[lr, _tuning_loss(lr, _lr(name, w), w)] for lr in RATES]}
+                for w in tuned
+            ],
+        },
     }  # fmt: skip
+
+
+def _tuning_loss(lr: float, best: float, width: int) -> float:
+    """A rate off the best wastes data: a ninth of it for every factor of e."""
+    return true_loss(parameters(width), 200 * BATCH, 1 - abs(math.log(lr / best)) / 9)
 
 
 def _lr(name: str, width: int) -> float:
@@ -261,7 +288,7 @@ def _tree(shape: Shape) -> list[Json]:
         parent: str | None, span: tuple[int, int], arms: list[str], cells: int, kind: str, **more: Any
     ) -> str:
         edge = {"id": f"e{len(edges)}", "parent": parent, "start": span[0], "end": span[1], "arms": arms}
-        edges.append({**edge, "cells": cells, "label": kind, "kind": kind, "reused": False, **more})
+        edges.append({**edge, "cells": cells, "label": kind, "kind": kind, "reused": cells > 1, **more})
         return edge["id"]
 
     for width, seed in product(shape.widths, range(shape.seeds)):
@@ -304,8 +331,8 @@ def _law(runs: list[Json], arm: str) -> Json | None:
     names = list(LAW)
 
     def model(at: np.ndarray, *p: float) -> np.ndarray:
-        e, a, alpha, b, beta = np.exp(p)
-        return np.log(e + a / at[0] ** alpha + b / at[1] ** beta)
+        e, a, alpha, b, beta = np.exp(np.clip(p, -20, 20))
+        return np.log(e + a / at[0] ** np.minimum(alpha, 9) + b / at[1] ** np.minimum(beta, 9))
 
     losses = np.log([run["loss"] for run in fitted])
     start = np.log(list(LAW.values()))
@@ -343,7 +370,8 @@ def _law(runs: list[Json], arm: str) -> Json | None:
             {"name": name, "value": math.exp(p), "low": low, "high": high}
             for name, p, (low, high) in zip(names, found, bounds, strict=True)
         ],
-        "rows": len(fitted), "holdout": {"by": "N", "rmse": float(np.sqrt(np.mean(np.square(errors)))), "rows": rows},
+        "rows": len(fitted),
+        "holdout": {"by": "N", "rmse": float(np.sqrt(np.mean(np.square(errors)))), "rows": rows},
         "curves": curves, "warnings": [],
     }  # fmt: skip
 
@@ -372,9 +400,27 @@ def empty() -> Json:
     }
 
 
+def one_variable() -> Json:
+    """Laws that know D only, without intervals, at another confidence level."""
+    result = study(ONE_SIZE)
+    mine = [run for run in result["runs"] if run["arm"] == "cosine"]
+    x = np.geomspace(min(run["D"] for run in mine), 2 * max(run["D"] for run in mine), 30)
+    floor = LAW["E"] + LAW["A"] / mine[0]["N"] ** LAW["alpha"]
+    curve = {"N": None, "x": x.tolist(), "loss": (floor + LAW["B"] / x ** LAW["beta"]).tolist()}
+    longest = max(mine, key=lambda run: run["D"])
+    held = {"N": None, "D": longest["D"], "actual": longest["loss"], "predicted": curve["loss"][-1]}
+    law = {
+        "arm": "cosine", "law": "power", "formula": "E + B/D^beta", "rows": len(mine), "warnings": [],
+        "parameters": [{"name": "E", "value": floor, "low": None, "high": None}],
+        "curves": [{**curve, "low": None, "high": None}],
+        "holdout": {"by": "D", "rmse": 0.01, "rows": [{**held, "low": None, "high": None}]},
+    }  # fmt: skip
+    return {**result, "laws": [law, {**law, "arm": "cooldown", "curves": [], "parameters": []}], "level": 0.9}
+
+
 HOSTILE = (
     """<img src=x onerror="document.title='owned'"></script><script>document.title='owned'</script>"""
-    """{{ 7*7 }} $x_1$ [bold] & '"""
+    """<b>b</b>{{ 7*7 }} $x_1$ [bold] & '"""
 )
 
 
@@ -394,18 +440,6 @@ def hostile() -> Json:
     for law in result["laws"]:
         law.update(formula=HOSTILE, warnings=[HOSTILE])
     for edge in result["tree"]:
-        edge.update(label=HOSTILE, reused=edge["kind"] == "warmup")
+        edge.update(label=HOSTILE, tuning=edge["kind"] == "branch")
         edge["cell"][HOSTILE] = HOSTILE
     return result
-
-
-ONE_SEED = Shape({"cosine": 1.0, "cooldown": 1.2}, widths=(32, 48), lengths=(200, 400), seeds=1)
-ONE_SIZE = Shape({"cosine": 1.0, "cooldown": 1.2}, widths=(64,), lengths=(200, 400, 800))
-ONE_ARM = Shape({"cosine": 1.0}, widths=(32, 48, 64), lengths=(200, 400), extra=0)
-LARGE = Shape(
-    {f"arm{i}": 1 + 0.05 * i for i in range(9)},
-    widths=(32, 48, 64, 96, 128, 192),
-    lengths=(200, 400),
-    extra=0,
-    seeds=2,
-)

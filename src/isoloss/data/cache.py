@@ -134,6 +134,8 @@ def _publish(temporary: Path, place: Path) -> None:
 
 
 def _synchronise(folder: Path) -> None:
+    if os.name == "nt":  # a folder cannot be opened there
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -47,7 +47,8 @@ class Corpus:
     """A corpus before tokenising.
 
     ``inputs``: (stable name, SHA-256) of every file it is made from; with ``options`` (what else decides the
-    content) they are its fingerprint. ``split`` is called only where no cached tokens exist.
+    content) they are its fingerprint. ``split`` is called only where no cached tokens exist, and
+    ``check`` after it, to raise where a file changed meanwhile.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Corpus:
     options: Mapping[str, Any]
     split: Callable[[], Split]
     code: bool = False
+    check: Callable[[], None] | None = None
 
 
 def in_validation(group: str, share: float = 0.1) -> bool:
@@ -96,6 +98,8 @@ def open_corpus(corpus: Corpus, spec: Mapping[str, Any], cache: Path | None) -> 
                 if part == "held_out":
                     lengths.append(writer.count(part) - before)
             sizes[part] = size
+        if corpus.check:
+            corpus.check()
         return {"documents": lengths, "bytes": sizes, "facts": split.facts}
 
     entry = fetch(cache_folder(cache), canonical_digest(identity), tokenizer.dtype, build)

@@ -124,6 +124,15 @@ def _open(path: Path) -> IO[bytes]:
     return opener(path) if opener else open(path, "rb")
 
 
+def stamp(path: Path) -> tuple[int, int, int]:
+    """Size, time of change (ns) and inode; raises ``StudyError``."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise StudyError(f"data: cannot read {path}: {error.strerror}") from error
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
 def content_facts(path: Path, cache: Path) -> dict[str, Any]:
     """``sha256`` and ``bytes`` of the decompressed content."""
 
@@ -139,25 +148,22 @@ def content_facts(path: Path, cache: Path) -> dict[str, Any]:
 
 def remembered(path: Path, cache: Path, kind: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """``measure()``, or its last result where a large file kept size, time stamp and inode."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise StudyError(f"data: cannot read {path}: {error.strerror}") from error
-    if stat.st_size < _REMEMBERED_FROM:
+    size, changed, inode = stamp(path)
+    if size < _REMEMBERED_FROM:
         return measure()
     place = str(path.resolve())
-    stamp = [place, kind, stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    known = [place, kind, size, changed, inode]
     note = cache / "fingerprints" / (hashlib.sha256(f"{place}\0{kind}".encode()).hexdigest() + ".json")
     try:
         stored = json.loads(note.read_text(encoding="utf-8"))
-        if stored["stamp"] == stamp:
+        if stored["stamp"] == known:
             return dict(stored["facts"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     began = time.time_ns()
     facts = measure()
-    if began - stat.st_mtime_ns > _SETTLED_AFTER_NS:
-        _write_note(note, {"stamp": stamp, "facts": facts})
+    if began - changed > _SETTLED_AFTER_NS:
+        _write_note(note, {"stamp": known, "facts": facts})
     return facts
 
 

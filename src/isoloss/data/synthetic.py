@@ -29,6 +29,7 @@ RESOLUTION = 4096
 HELD_OUT_TOKENS = 1 << 18
 HELD_OUT_SAMPLES = 8192
 _LARGEST_TABLE = 1 << 20
+_LARGEST_DRAW = 1 << 28
 _SKIPPED = 1000
 _STREAMED = 1 << 17
 
@@ -85,11 +86,10 @@ class MarkovChain:
     def entropies(self) -> list[float]:
         """Entropy of the next symbol given the last j = 0 .. k symbols, nats; the last is the rate."""
         joint = self.stationary()[:, None] * self.probabilities
-        known = [float(self._entropy_given(joint, j)) for j in range(self.order + 1)]
-        return known
+        return [self._entropy_given(joint, j) for j in range(self.order + 1)]
 
     def excess_loss(self, tokens: int) -> float:
-        """Loss above the entropy of maximum likelihood from ``tokens`` symbols: V**k (V - 1) / (2 tokens) nats.
+        """Nats above the entropy of maximum likelihood from ``tokens`` symbols: V**k (V - 1) / (2 tokens).
 
         The leading term, good once every transition has been seen often. Source: the mean of the likelihood
         ratio, half a chi-squared with V**k (V - 1) degrees of freedom (Wilks 1938).
@@ -213,6 +213,11 @@ def open_blobs(spec: Mapping[str, Any], cache: Path | None = None) -> VectorSour
     if features < classes:
         raise StudyError(
             f"data.features: found {features}; {classes} equally distant centres need at least {classes}"
+        )
+    if samples * features > _LARGEST_DRAW:
+        raise StudyError(
+            f"data.samples: {samples} of {features} features are {samples * features} numbers in memory; "
+            f"at most {_LARGEST_DRAW} are allowed"
         )
     parts = {
         part: _draw_blobs(count, classes, features, separation, (seed, stream))

@@ -35,7 +35,8 @@ def open_text(spec: Mapping[str, Any], cache: Path | None = None) -> TokenSource
     both = {path.resolve() for path in training.values()} & {path.resolve() for path in validation.values()}
     if both:
         raise StudyError(f"data.validation: {min(both)} is also under data.path; a file belongs to one side")
-    facts = {path: files.content_facts(path, folder) for path in (*training.values(), *validation.values())}
+    stamps = {path: files.stamp(path) for path in (*training.values(), *validation.values())}
+    facts = {path: files.content_facts(path, folder) for path in stamps}
     sizes = {name: int(facts[path]["bytes"]) for name, path in training.items()}
     if not sum(sizes.values()):
         raise StudyError(f"data.path: {', '.join(patterns)}: all files are empty (empty corpus)")
@@ -63,7 +64,14 @@ def open_text(spec: Mapping[str, Any], cache: Path | None = None) -> TokenSource
             separable=False,
         )
 
-    return open_corpus(Corpus("text", inputs, options, split), spec, cache)
+    def check() -> None:
+        for path, stamp in stamps.items():
+            if files.stamp(path) != stamp:
+                raise StudyError(
+                    f"data.path: {path} changed while it was read; run again when it is complete"
+                )
+
+    return open_corpus(Corpus("text", inputs, options, split, check=check), spec, cache)
 
 
 def _mode(asked: str, holdout: float, sizes: Mapping[str, int]) -> str:

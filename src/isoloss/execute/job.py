@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from isoloss.plan.lower import open_source
 from isoloss.plan.needs import Work
-from isoloss.recipe.errors import RunFailed, StoreError
+from isoloss.recipe.errors import RunFailed
 from isoloss.store import Measurement, Piece, Side, Store
 from isoloss.train.layout import Layout
 from isoloss.train.loop import Row
@@ -23,7 +24,7 @@ class Job:
 
     id: int
     segment: Segment
-    data: dict
+    data: dict[str, Any]
     pinned: frozenset[int]
     label: str
 
@@ -63,7 +64,7 @@ def execute(
     def emit(trained: Trained) -> None:
         if layout is not None and layout.rank > 0:
             return
-        store.publish(_piece(segment, trained))
+        store.publish(_piece(segment, trained, job.data))
         published(trained)
         if trained.end in job.pinned or phase.rule.lr.stationary or trained.end == segment.end:
             return
@@ -77,7 +78,7 @@ def execute(
             store.release(track.key(offset))
 
 
-def _piece(segment: Segment, trained: Trained) -> Piece:
+def _piece(segment: Segment, trained: Trained, data: dict[str, Any]) -> Piece:
     run = segment.run
     track, _, begun = run.tracks[segment.track]
     end_key = track.key(trained.end)
@@ -96,6 +97,7 @@ def _piece(segment: Segment, trained: Trained) -> Piece:
             for offset, measure, value in trained.values
         ),
         recipes={end_key: run.recipe(begun + trained.end)},
+        labels=labels(segment, data),
         status="diverged" if trained.diverged else "done",
         detail=trained.diverged or "",
         track=track.id,
@@ -104,4 +106,13 @@ def _piece(segment: Segment, trained: Trained) -> Piece:
     )
 
 
-__all__ = ["Job", "StoreError", "execute"]
+def labels(segment: Segment, data: dict[str, Any]) -> dict[str, Any]:
+    """What it takes to train the piece again from its first state, as JSON."""
+    _, phase, _ = segment.run.tracks[segment.track]
+    return {
+        "start": asdict(segment.run.start),
+        "rule": {**asdict(phase.rule), "methods": list(phase.rule.methods)},
+        "carry": asdict(phase.carry),
+        "numerics": dict(segment.run.numerics),
+        "data": data,
+    }

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from isoloss.execute.display import Display, matmul_peak
 from isoloss.execute.local import Pool
-from isoloss.plan.demands import Stage, stage
+from isoloss.plan.demands import Stage, folder_of, stage
 from isoloss.plan.lower import Lowering
 from isoloss.plan.memory import StoreMemory
 from isoloss.plan.needs import Nothing, Work, arrange
@@ -74,7 +74,7 @@ def execute(
     Ctrl-C once: finish the pieces at work and leave; twice: leave at once. Nothing that was published is lost.
     """
     console = console or Console(stderr=True)
-    lowering = Lowering(threads=options.threads)
+    lowering = Lowering(threads=options.threads, base=folder_of(study))
     memory = StoreMemory(store)
     begun = time.monotonic()
     deadline = begun + options.budget if options.budget is not None else None
@@ -199,12 +199,26 @@ def _interruptible(pool: Pool, console: Console) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def _born(pid: int) -> str:
+    """When a process of this machine began, in its own clock; empty if there is none (or no /proc to ask)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _gone(owner: str) -> bool:
+    """Whether a lease's owner was a process of this machine that no longer runs."""
+    host, pid, born = owner.rsplit(" ", 2)
+    return host == socket.gethostname() and born != "" and _born(int(pid)) != born
+
+
 class _Leases:
     """Advisory leases on tracks, kept alive by a thread: two drivers on one store share the work."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.owner = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
+        self.owner = f"{socket.gethostname()} {os.getpid()} {_born(os.getpid())}"
         self.busy = False
         self._leases: dict[str, Lease] = {}
         self._held: set[str] = set()
@@ -226,7 +240,7 @@ class _Leases:
         """Take the lease of a track; False while somebody else holds it."""
         with self._lock:
             lease = self._leases.setdefault(track, self.store.lease(track, self.owner, patience=4 * BEAT))
-            taken = lease.take()
+            taken = lease.take(_gone)
             self.busy = not taken
             if taken:
                 self._held.add(track)

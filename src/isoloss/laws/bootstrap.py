@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoloss.laws.errors import LawError, unknown
+from isoloss.laws.form import Form
 from isoloss.laws.newton import minimise
 
 if TYPE_CHECKING:
-    from isoloss.laws.fit import Fit
+    from isoloss.laws.fitting import Fit
 
 Array = np.ndarray
 METHODS = ("cluster", "pairs", "residual", "parametric")
 FEWEST_CLUSTERS = 3
+FEW_CLUSTERS = 10
 Target = str | Callable[[Mapping[str, Any]], Any]
 
 
@@ -44,6 +46,7 @@ class Draws:
     """Resampled parameter values.
 
     parameters: natural values by name, one per draw. clusters: number of resampled units. unit: what they are.
+    effective: number of equal clusters that carry as much information, (sum n)^2 / sum n^2 over cluster sizes n.
     failed: draws that did not converge (left out). at_bound: draws with a parameter at a bound.
     """
 
@@ -54,6 +57,7 @@ class Draws:
     method: str
     failed: int
     at_bound: int
+    effective: float
 
     def __len__(self) -> int:
         return len(next(iter(self.parameters.values())))
@@ -61,19 +65,20 @@ class Draws:
     def values(self, target: Target) -> Array:
         """A parameter, a derived quantity, or any function of the parameter values, for every draw."""
         with np.errstate(all="ignore"):
-            return np.asarray(_function(self.fit, target)(self.parameters), dtype=float)
+            return np.asarray(target_function(self.fit.form, target)(self.parameters), dtype=float)
 
     def interval(self, target: Target, level: float = 0.9) -> Interval:
         """Percentile interval of a parameter, a derived quantity or a function of the parameters.
 
         With few clusters the resampled spread is too small: deviations from the estimate are widened by
         sqrt(G / (G - 1)) and by the ratio of Student's t quantile with G - 1 degrees of freedom to the normal
-        one (on the log scale for positive quantities). Raises LawError below three clusters.
+        one (on the log scale for positive quantities), G being the effective number of clusters. Below ten clusters the ends are plus and minus a standard
+        deviation of the draws times the normal quantile, widened alike. Raises LawError below three clusters.
         """
         values = self.values(target)
         with np.errstate(all="ignore"):
-            estimate = float(_function(self.fit, target)(self.fit.parameters))
-        low, high = self._ends(values[:, None], np.array([estimate]), level)
+            estimate = float(target_function(self.fit.form, target)(self.fit.parameters))
+        low, high = self.ends(values[:, None], np.array([estimate]), level)
         return Interval(estimate, float(low[0]), float(high[0]), level)
 
     def standard_error(self, target: Target) -> float:
@@ -98,25 +103,29 @@ class Draws:
             rng = np.random.default_rng(seed)
             extra = rng.choice(fit.residuals, size=predicted.shape)
             predicted = fit.form.from_space(fit.form.to_space(predicted) + extra)
-        low, high = self._ends(predicted, middle, level)
+        low, high = self.ends(predicted, middle, level)
         return low, middle, high
 
-    def _ends(self, values: Array, estimate: Array, level: float) -> tuple[Array, Array]:
+    def ends(self, values: Array, estimate: Array, level: float) -> tuple[Array, Array]:
+        """Interval ends of values (draws, k) around estimates (k,). Raises LawError below three clusters."""
         refuse_few(self.clusters, self.unit)
         if not 0 < level < 1:
             raise LawError(f"level must lie between 0 and 1; found {level}")
-        tail = 0.5 * (1.0 - level)
-        low, high = np.nanquantile(np.where(np.isfinite(values), values, np.nan), [tail, 1.0 - tail], axis=0)
-        factor = widening(self.clusters, level)
-        if factor == 1.0:
-            return low, high
-        logged = (low > 0) & (estimate > 0)
+        logged = (estimate > 0) & (values > 0).all(axis=0)
         with np.errstate(all="ignore"):
-            log_low = estimate * (low / estimate) ** factor
-            log_high = estimate * (high / estimate) ** factor
+            moved = np.where(logged, np.log(values / estimate), values - estimate)
+        moved = np.where(np.isfinite(moved), moved, np.nan)
+        if self.clusters < FEW_CLUSTERS:
+            # A handful of clusters has few distinct resamples, so quantiles would be atoms: use their spread.
+            reach = NormalDist().inv_cdf(0.5 * (1.0 + level)) * np.nanstd(moved, axis=0)
+            low, high = -reach, reach
+        else:
+            tail = 0.5 * (1.0 - level)
+            low, high = np.nanquantile(moved, [tail, 1.0 - tail], axis=0, method="weibull")
+        factor = widening(self.effective, level)
         return (
-            np.where(logged, log_low, estimate + factor * (low - estimate)),
-            np.where(logged, log_high, estimate + factor * (high - estimate)),
+            np.where(logged, estimate * np.exp(factor * low), estimate + factor * low),
+            np.where(logged, estimate * np.exp(factor * high), estimate + factor * high),
         )
 
 
@@ -129,26 +138,26 @@ def refuse_few(clusters: int, unit: str) -> None:
         )
 
 
-def widening(clusters: int, level: float) -> float:
-    """Small-sample factor for deviations of a bootstrap over `clusters` units; 1 from 50 units on."""
-    if clusters >= 50:
-        return 1.0
+def widening(clusters: float, level: float) -> float:
+    """Small-sample factor for deviations of a bootstrap over an effective number of clusters (at least two)."""
     from scipy.special import stdtrit
 
     upper = 0.5 * (1.0 + level)
+    clusters = max(clusters, 2.0)
     student = float(stdtrit(clusters - 1, upper))
     return student / NormalDist().inv_cdf(upper) * float(np.sqrt(clusters / (clusters - 1)))
 
 
-def _function(fit: Fit, target: Target) -> Callable[[Mapping[str, Any]], Any]:
+def target_function(form: Form, target: Target) -> Callable[[Mapping[str, Any]], Any]:
+    """A parameter, a derived quantity or a given function as a function of parameter values. Raises LawError."""
     if callable(target):
         return target
-    if target in fit.form.names:
+    if target in form.names:
         return lambda values: values[target]
-    derived = fit.form.derived()
+    derived = form.derived()
     if target in derived:
         return derived[target]
-    raise unknown(f"quantity (of law {fit.form.name!r})", target, [*fit.form.names, *derived])
+    raise unknown(f"quantity (of law {form.name!r})", target, [*form.names, *derived])
 
 
 def bootstrap(
@@ -186,7 +195,9 @@ def bootstrap(
     theta = solution.theta[good]
     bound = ((theta <= problem.lower + 1e-9) | (theta >= problem.upper - 1e-9)) & problem.free
     natural = problem.natural(theta)
-    return Draws(fit, natural, count, unit, method, int((~good).sum()), int(bound.any(axis=1).sum()))
+    sizes = np.bincount(groups)
+    effective = float(sizes.sum() ** 2 / np.sum(sizes**2))
+    return Draws(fit, natural, count, unit, method, int((~good).sum()), int(bound.any(axis=1).sum()), effective)
 
 
 def resample(rng: np.random.Generator, count: int, n: int) -> Array:

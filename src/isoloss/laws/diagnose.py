@@ -9,12 +9,13 @@ import numpy as np
 
 from isoloss.laws.losses import Objective
 from isoloss.laws.newton import minimise
+from isoloss.laws.problem import to_natural
 
 if TYPE_CHECKING:
-    from isoloss.laws.fit import Fit
+    from isoloss.laws.fitting import Fit
 
 Array = np.ndarray
-LOOSE_FACTOR = 1.0  # standard error of a logarithm beyond which a coefficient is called not identified
+LOOSE_FACTOR = 0.5  # standard error of a logarithm beyond which a coefficient is called not identified
 NARROW_DECADES = 1.0
 
 
@@ -22,8 +23,8 @@ NARROW_DECADES = 1.0
 class Diagnosis:
     """Numbers behind the plain sentences.
 
-    eigenvalues: of the exact Hessian in centred coordinates. standard_errors: first-print errors of fitted
-    coordinates (logarithms for coefficients) from residual spread and curvature; intervals come from the
+    eigenvalues: of the exact Hessian in centred coordinates. standard_errors: first-print errors of natural
+    parameters (of the logarithm for positive ones) from residual spread and curvature; intervals come from the
     bootstrap. active: parameters at a bound. inside: share of rows whose residual is within delta.
     """
 
@@ -51,14 +52,18 @@ def diagnose(fit: Fit) -> Diagnosis:
     _, information = model.pull(state, -weight * slope, weight * np.ones_like(r), curved=False)
     active = _active(fit)
     moving = np.array([free and name not in active for free, name in zip(problem.free, fit.form.names, strict=True)])
-    errors = _standard_errors(fit, information[0], moving)
+    covariance = _covariance(fit, information[0], moving)
+    centred, natural = np.sqrt(np.diag(covariance)), _natural_errors(fit, covariance)
+    kept = [i for i in range(len(moving)) if moving[i]]
+    errors = {fit.form.names[i]: float(natural[i]) for i in kept}
+    local = {fit.form.names[i]: float(centred[i]) for i in kept}
     sub = hessian[0][np.ix_(moving, moving)]
     eigenvalues = np.linalg.eigvalsh(sub).tolist() if moving.any() else []
     decades = {
         problem.columns[name]: float((values.max() - values.min()) / np.log(10)) for name, values in problem.logs.items()
     }
     inside = float(np.mean(np.abs(fit.residuals) <= fit.loss.delta)) if fit.loss.kind != "squared" else 1.0
-    sentence = _identification(fit, errors, active, decades)
+    sentence = _identification(fit, local, errors, active, decades)
     return Diagnosis(eigenvalues, errors, active, inside, decades, sentence)
 
 
@@ -75,33 +80,52 @@ def _active(fit: Fit) -> dict[str, str]:
     return found
 
 
-def _standard_errors(fit: Fit, information: Array, moving: Array) -> dict[str, float]:
-    """Errors of moving coordinates: robust spread times the root of the inverse information's diagonal."""
-    names = np.array(fit.form.names)[moving].tolist()
+def _covariance(fit: Fit, information: Array, moving: Array) -> Array:
+    """First-print covariance of the fitted coordinates: robust spread squared times the inverse information."""
+    size = len(moving)
+    covariance = np.zeros((size, size))
+    index = np.flatnonzero(moving)
+    if not len(index):
+        return covariance
     spread = max(1.4826 * float(np.median(np.abs(fit.residuals))), 1e-12)
-    matrix = information[np.ix_(moving, moving)]
-    if not len(names):
-        return {}
+    matrix = information[np.ix_(index, index)]
     scale = np.sqrt(np.maximum(np.diag(matrix), 1e-300))
     values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
-    # A null direction gets a huge, finite error instead of a division by zero.
-    inverse = (vectors**2) @ (1.0 / np.maximum(values, 1e-15))
-    mean_weight = float(np.mean(fit.problem.weight))
-    return {
-        name: float(spread * np.sqrt(mean_weight * v) / s) for name, v, s in zip(names, inverse, scale, strict=True)
-    }
+    # A null direction gets a huge, finite variance instead of a division by zero.
+    inverse = (vectors / np.maximum(values, 1e-15)) @ vectors.T / np.outer(scale, scale)
+    covariance[np.ix_(index, index)] = spread**2 * float(np.mean(fit.problem.weight)) * inverse
+    return covariance
 
 
-def _identification(fit: Fit, errors: dict[str, float], active: dict[str, str], decades: dict[str, float]) -> str:
+def _natural_errors(fit: Fit, covariance: Array) -> Array:
+    """Errors of natural parameters (of the logarithm where positive): undo the centring to first order."""
+    form, centre = fit.form, fit.problem.centre
+
+    def natural(theta: Array) -> Array:
+        values = to_natural(form, theta, centre)
+        return np.array([np.log(values[q.name]) if q.positive else values[q.name] for q in form.parameters])
+
+    step = 1e-6
+    slopes = [
+        (natural(fit.theta + step * unit) - natural(fit.theta - step * unit)) / (2 * step) for unit in np.eye(len(fit.theta))
+    ]
+    jacobian = np.stack(slopes, axis=1)
+    return np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", jacobian, covariance, jacobian), 0.0))
+
+
+def _identification(
+    fit: Fit, local: dict[str, float], errors: dict[str, float], active: dict[str, str], decades: dict[str, float]
+) -> str:
+    """One sentence on what the rows leave open; a coefficient is judged in centred units, where it can be known."""
     loose = []
     values = fit.parameters
     for name, how in active.items():
         loose.append(f"{name} ({how})")
-    for name, error in errors.items():
+    for name, error in local.items():
         q = fit.form.parameter(name)
         if q.positive and error > LOOSE_FACTOR:
-            loose.append(f"{name} (known only within a factor {np.exp(min(error, 50.0)):.2g})")
-        elif not q.positive and error > max(0.25, 0.75 * abs(values[name])):
+            loose.append(f"{name} (known only within a factor {np.exp(min(errors[name], 50.0)):.2g})")
+        elif q.role == "exponent" and error > max(0.25, 0.75 * abs(values[name])):
             loose.append(f"{name} ({values[name]:.3g} with an error of about {error:.2g})")
     reasons = [f"{name} spans only {span:.2f} decades" for name, span in decades.items() if span < NARROW_DECADES]
     distinct = {fit.problem.columns[v]: len(np.unique(np.round(x, 9))) for v, x in fit.problem.logs.items()}
@@ -114,7 +138,7 @@ def _identification(fit: Fit, errors: dict[str, float], active: dict[str, str], 
 
 def sensitivity(fit: Fit, deltas: tuple[float, ...]) -> dict[str, dict[str, float]]:
     """Refits from the optimum at other widths and at the L1 limit."""
-    from isoloss.laws.fit import continuation
+    from isoloss.laws.fitting import continuation
 
     problem = fit.problem
     model, y, weight = problem.model(), problem.y[None, :], problem.weight[None, :]
@@ -152,6 +176,7 @@ def report(fit: Fit) -> str:
     lines += [f"  {name:<8} {value:.10g}" for name, value in fit.derived.items()]
     if len(d.eigenvalues) > 1:
         lines.append(f"curvature  eigenvalues {d.eigenvalues[0]:.2e} to {d.eigenvalues[-1]:.2e}")
-    lines.append(d.not_identified or "identified  every free parameter is determined by these rows")
+    if not d.not_identified:
+        lines.append("identified every free parameter is determined by these rows")
     lines += [f"warning    {text}" for text in fit.warnings]
     return "\n".join(lines)

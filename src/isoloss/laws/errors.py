@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from isoloss.recipe.errors import StudyError
 
-class LawError(ValueError):
+
+class LawError(StudyError, ValueError):
     """A request the law library cannot meet; the message says what was found and what is allowed."""
 
 

@@ -16,17 +16,16 @@ from isoloss.laws.losses import Objective
 
 Array = np.ndarray
 CHUNK = 128  # problems worked on together: their arrays stay in the second-level cache
-HALVINGS = 30
+HALVINGS = 14
 ROUNDING = 2e-14
 
 
 @dataclass
 class Solution:
-    """Parameters (problems, p), objective, largest scaled gradient entry, iterations and success, per problem."""
+    """Parameters (problems, p), objective, iterations and success, per problem."""
 
     theta: Array
     objective: Array
-    gradient: Array
     iterations: Array
     converged: Array
 
@@ -64,7 +63,7 @@ def minimise(
             tolerance,
         )
         parts.append(part)
-    fields = ("theta", "objective", "gradient", "iterations", "converged")
+    fields = ("theta", "objective", "iterations", "converged")
     return Solution(*[np.concatenate([getattr(part, name) for part in parts]) for name in fields])
 
 
@@ -92,7 +91,7 @@ def _minimise(
     tolerance: float,
 ) -> Solution:
     problems, p = theta.shape
-    result = Solution(theta.copy(), np.zeros(problems), np.zeros(problems), np.zeros(problems, int), np.zeros(problems, bool))
+    result = Solution(theta.copy(), np.zeros(problems), np.zeros(problems, int), np.zeros(problems, bool))
     live = np.arange(problems)
     f, state = model.forward(theta)
     r = y - f
@@ -147,9 +146,8 @@ def _minimise(
             r_new = y - f_new
             value_new = _total(objective, weight, r_new)
         theta, r, state, value = trial, r_new, state_new, value_new
-        small = np.abs(gradient * np.where(held, 0.0, 1.0)).max(axis=1)
         result.theta[live], result.objective[live] = theta, value
-        result.gradient[live], result.iterations[live] = small, step_number + 1
+        result.iterations[live] = step_number + 1
         # A step that cannot descend although the model predicts a decrease means rounding is reached.
         ended = finished | (stuck & (decrease <= 1e-9 * scale))
         result.converged[live[ended]] = True
@@ -191,15 +189,17 @@ def newton_step(gradient: Array, hessian: Array, held: Array, damping: float = 0
     pivots = np.empty_like(g)
     for i in range(p):
         pivots[:, i] = h[:, i, i]
-        safe = np.where(np.abs(pivots[:, i]) < 1e-300, 1e-300, pivots[:, i])
+        safe = np.where(np.abs(pivots[:, i]) < 1e-30, 1.0, pivots[:, i])
         for j in range(i + 1, p):
             factor = h[:, j, i] / safe
             h[:, j, i:] -= factor[:, None] * h[:, i, i:]
             right[:, j] -= factor * right[:, i]
     definite = (pivots > 1e-13).all(axis=1)
+    # Problems that are not definite are solved again by the caller: their pivots only must not overflow.
+    pivots = np.where(np.abs(pivots) < 1e-30, 1.0, pivots)
     step = np.zeros_like(g)
     for i in range(p - 1, -1, -1):
         known = np.einsum("kj,kj->k", h[:, i, i + 1 :], step[:, i + 1 :]) if i + 1 < p else 0.0
-        step[:, i] = (right[:, i] - known) / np.where(np.abs(pivots[:, i]) < 1e-300, 1e-300, pivots[:, i])
+        step[:, i] = (right[:, i] - known) / pivots[:, i]
     step = np.where(held, 0.0, step / scale)
     return step, definite & np.isfinite(step).all(axis=1)

@@ -2,7 +2,7 @@
 
 They are not this library's fits of the same forms: M2 there minimises squared residuals of the logarithm of the
 *excess* loss L - E, and M3 alternates a linear regression with a search of g among the values that pass
-exactly through one row. The fits of `isoloss.laws.fit` minimise residuals of log L and reach their optimum.
+exactly through one row. The fits of `isoloss.laws.fitting` minimise residuals of log L and reach their optimum.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Weight averages as observers: they watch a list of tensors and never change it.
 
-    window    mean of the last `length` updates      (Izmailov et al. 2018; Haegele et al. 2024, section 4)
-    EMA       m = decay m + (1 - decay) x            (Polyak and Juditsky 1992; debiased: Kingma and Ba 2015, section 3)
-    LAWA      mean of the last `count` snapshots     (Kaddour 2022)
+    window    mean of the last `length` updates     (Izmailov et al. 2018; Haegele et al. 2024, section 4)
+    EMA       m = decay m + (1 - decay) x           (Polyak and Juditsky 1992; bias: Kingma and Ba 2015)
+    LAWA      mean of the last `count` snapshots    (Kaddour 2022)
 
 `observe(tensors, update)` is called after every update with its number, counted from 1; a sample is taken
 where `update` is a multiple of `every`. Sums are float64, and a state that is saved and loaded goes on to the
-bit. `lookback` is the number of last updates that an average depends on (None: all), so an observer that starts
-that many updates before a measurement gives the same value. Wrong use raises ValueError.
+bit. `lookback` is the number of last updates that an average depends on (None: all), so an observer that
+starts that many updates before a measurement gives the same value. Wrong use raises ValueError.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Average:
             self._sample(tensors)
 
     def average(self) -> list[Tensor]:
-        """The average as new tensors of the observed dtypes. Raises ValueError where it is not yet defined."""
+        """The average, as new tensors of the observed dtypes. Raises ValueError where it is not defined."""
         raise NotImplementedError
 
     def state_dict(self) -> State:
@@ -70,7 +70,9 @@ class Average:
         """Restore what `state_dict` returned. Raises ValueError if it came from other settings."""
         for name, own in self.state_dict().items():
             if name in self._settings and _integer(state, name) != own:
-                raise self._wrong(f"the state has {name} = {state.get(name)}; allowed: {own}, as this observer has")
+                raise self._wrong(
+                    f"the state has {name} = {state.get(name)}; allowed: {own}, as this observer has"
+                )
         self.first, self.update = _integer(state, "first"), _integer(state, "update")
         self._like = _series(state, "like")
 
@@ -97,8 +99,8 @@ class Average:
 class WindowAverage(Average):
     """Mean of the last `length` updates, kept as sums over blocks of `block` updates.
 
-    A window ends at a multiple of `block` (default: `length`), and any multiple of it up to `length` can be read
-    from the same sums. Near the start of training the window is cut off at update 1.
+    A window ends at a multiple of `block` (default: `length`), and any multiple of it up to `length` can be
+    read from the same sums. Near the start of training the window is cut off at update 1.
     """
 
     _settings = ("every", "length", "block")
@@ -134,14 +136,16 @@ class WindowAverage(Average):
     def average(self, length: int | None = None) -> list[Tensor]:
         """Mean over the last `length` updates (default: the whole window), as new tensors.
 
-        Raises ValueError unless the last observed update and `length` are multiples of the block, and the window
-        has been seen from its beginning.
+        Raises ValueError unless the last observed update and `length` are multiples of the block, and the
+        window has been seen from its beginning.
         """
         length = self.length if length is None else length
         if length % self.block or not 0 < length <= self.length:
             raise self._wrong(f"length is {length}; allowed: multiples of {self.block} up to {self.length}")
         if not self.update or self.update % self.block:
-            raise self._wrong(f"read at update {self.update}; allowed: multiples of the block of {self.block}")
+            raise self._wrong(
+                f"read at update {self.update}; allowed: multiples of the block of {self.block}"
+            )
         blocks = self._blocks[-(length // self.block) :]
         if len(blocks) * self.block < (min(length, self.update) if self._from_start() else length):
             raise self._wrong(
@@ -149,12 +153,19 @@ class WindowAverage(Average):
                 f"begins at {self.update - length + 1}"
             )
         samples = len(blocks) * (self.block // self.every)
-        sums = [torch.stack(parts).sum(0) if len(parts) > 1 else parts[0] for parts in zip(*blocks, strict=True)]
+        sums = [
+            torch.stack(parts).sum(0) if len(parts) > 1 else parts[0] for parts in zip(*blocks, strict=True)
+        ]
         return self._as_observed([total / samples for total in sums])
 
     def state_dict(self) -> State:
         state = super().state_dict()
-        state |= {"length": self.length, "block": self.block, "blocks": len(self._blocks), "count": self._count}
+        state |= {
+            "length": self.length,
+            "block": self.block,
+            "blocks": len(self._blocks),
+            "count": self._count,
+        }
         for j, sums in enumerate([*self._blocks, self._sums]):
             state.update({f"sum.{j}.{i}": t for i, t in enumerate(sums)})
         return state
@@ -169,7 +180,8 @@ class WindowAverage(Average):
 class EMA(Average):
     """Exponential moving average: m = decay m + (1 - decay) x at every sample.
 
-    `debias`: start from m = 0 and divide by 1 - decay^k after k samples; otherwise m starts at the first sample.
+    `debias`: start from m = 0 and divide by 1 - decay^k after k samples; otherwise m starts at the first
+    sample.
     """
 
     lookback = None
@@ -212,7 +224,7 @@ class EMA(Average):
 
 
 class LAWA(Average):
-    """Mean of the last `count` snapshots, one every `every` updates; of all of them near the start of training."""
+    """Mean of the last `count` snapshots, one every `every` updates; of all so far near the start."""
 
     _settings = ("every", "snapshots")
 

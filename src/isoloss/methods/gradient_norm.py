@@ -2,8 +2,8 @@
 
     norm = sqrt(sum of g^2 over all tensors);  g = g max_norm / norm  where norm > max_norm
 
-Source: Pascanu, Mikolov and Bengio 2013, algorithm 1. Nothing is added to the norm: it is above max_norm where it
-divides.
+Source: Pascanu, Mikolov and Bengio 2013, algorithm 1. Nothing is added to the norm: where it divides, it is
+above max_norm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CHUNK = 1 << 16
 
 
 def global_norm(tensors: Sequence[Tensor]) -> float:
-    """Euclidean norm over all elements of all tensors; squares and sums are float64, infinite or nan if one is."""
+    """Euclidean norm over all elements of all tensors, in float64; not finite if one of them is not."""
     total = 0.0
     for tensor in tensors:
         # Chunks keep the float64 copies in the cache.

@@ -3,7 +3,7 @@
 Everything returns a multiplier of the peak learning rate. Updates count from 0.
 
     warm-up    (u + 1) / W                       u = 0 .. W-1; the last one is 1
-    decay      final + (1 - final) f(u / n)      u = 0 .. n-1; the first is 1, the last is f((n-1)/n), not yet f(1)
+    decay      final + (1 - final) f(u / n)      u = 0 .. n-1; from f(0) = 1 to f((n-1)/n), not yet f(1)
     f(x)       1 - x, 1 - sqrt(x), (1 + cos(pi x)) / 2, 2 (1 - x) - (1 + cos(pi x)) / 2, 1 - x^2, 1 - x^a
     exponential decay                            final^x, so it needs final > 0
 
@@ -46,7 +46,10 @@ def square(x: float) -> float:
 
 
 def power(x: float, exponent: float) -> float:
-    """1 - x^exponent; use `functools.partial(power, exponent=...)` as a shape. Raises ValueError for exponent <= 0."""
+    """1 - x^exponent; as a shape: `functools.partial(power, exponent=...)`.
+
+    Raises ValueError unless exponent > 0.
+    """
     if not exponent > 0:
         raise ValueError(f"power: exponent is {exponent!r}; allowed: above 0")
     return 1.0 - x**exponent
@@ -103,7 +106,7 @@ def decay(update: int, length: int, *, shape: str | Form = "linear", final: floa
 
 
 def inverse_sqrt(update: int, warmup: int = 1) -> float:
-    """sqrt(W / max(update + 1, W)): 1 up to the end of a warm-up of W updates (Vaswani et al. 2017, equation 3)."""
+    """sqrt(W / max(update + 1, W)): 1 until a warm-up of W updates ends (Vaswani et al. 2017, equation 3)."""
     _at_least("update", update, 0)
     reference = max(warmup, 1)
     return math.sqrt(reference / max(update + 1, reference))
@@ -137,10 +140,10 @@ def multiplier(
 ) -> float:
     """Multiplier of the peak learning rate at `update` of a whole run of `total` updates.
 
-    A decay runs from the end of the warm-up to `horizon` (default `total`; longer: stopped early). `drops` belong
-    to shape "steps", as (update, factor). `cooldown` = (form, length, final) decays the last `length` updates from
-    the value that the shape has where the cooldown begins; `final` is a fraction of that value. Raises ValueError
-    for an update outside the run, an unknown shape, or lengths that do not fit in the run.
+    A decay runs from the end of the warm-up to `horizon` (default `total`; longer: stopped early). `drops`
+    belong to shape "steps", as (update, factor). `cooldown` = (form, length, final) decays the last `length`
+    updates from the value that the shape has where the cooldown begins; `final` is a fraction of that value.
+    Raises ValueError for an update outside the run, an unknown shape, or lengths that do not fit in the run.
     """
     _at_least("total", total, 1)
     _at_least("warmup", warmup, 0)
@@ -151,7 +154,8 @@ def multiplier(
         _at_least("length of the cooldown", length, 1)
         if shape in DECAYS or callable(shape):
             raise ValueError(
-                f"multiplier: shape {shape!r} already decays; a cooldown follows constant, inverse_sqrt or steps"
+                f"multiplier: shape {shape!r} already decays; "
+                "a cooldown follows constant, inverse_sqrt or steps"
             )
     if warmup + length > total:
         raise ValueError(
@@ -167,11 +171,11 @@ def multiplier(
     start = total - length
     if cooldown and update >= start:
         form, _, floor = cooldown
-        level = _body(start, warmup, shape, final, end, drops)
+        level = _body(start, warmup=warmup, shape=shape, final=final, end=end, drops=drops)
         return level * decay(update - start, length, shape=form, final=floor)
     if update < warmup:
         return (update + 1) / warmup
-    return _body(update, warmup, shape, final, end, drops)
+    return _body(update, warmup=warmup, shape=shape, final=final, end=end, drops=drops)
 
 
 def lr(update: int, *, peak: float, total: int, **options: object) -> float:
@@ -181,6 +185,7 @@ def lr(update: int, *, peak: float, total: int, **options: object) -> float:
 
 def _body(
     update: int,
+    *,
     warmup: int,
     shape: str | Form,
     final: float,

@@ -2,5 +2,6 @@
 
 from isoloss.models.build import build, decayed, describe
 from isoloss.models.facts import ModelFacts
+from isoloss.models.memory import keep_freed_memory
 
-__all__ = ["ModelFacts", "build", "decayed", "describe"]
+__all__ = ["ModelFacts", "build", "decayed", "describe", "keep_freed_memory"]

@@ -58,7 +58,7 @@ def describe(spec: Mapping[str, Any], *, vocabulary: int, context: int) -> Model
 
 
 def decayed(name: str, parameter: torch.Tensor) -> bool:
-    """Whether weight decay belongs on a parameter: matrices and untied heads, not gains, biases or embeddings.
+    """Whether weight decay belongs on a parameter: matrices and untied heads, no gain, bias or embedding.
 
     A table is an embedding if a part of its dotted name contains "embed" or is wte or wpe.
     """

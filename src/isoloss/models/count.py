@@ -12,7 +12,7 @@ from isoloss.models.facts import ModelFacts
 def count(
     model: torch.nn.Module, *, vocabulary: int, context: int, inputs: torch.Tensor | None = None
 ) -> ModelFacts:
-    """Count parameters by kind and the forward FLOPs of one sequence, on the model's own device (meta is best).
+    """Count parameters by kind and the forward FLOPs of one sequence, on the model's own device (best: meta).
 
     Tables of `nn.Embedding` are the embedding; a two-dimensional weight with `vocabulary` rows is the head;
     other weights of two or more dimensions are matrices; the rest are scalars. `inputs` defaults to tokens

@@ -1,8 +1,8 @@
 """The decoder's branches with their backward passes written out, for training on CPUs.
 
-Activations are feature-major, x (d, N) with the N = B T tokens contiguous: every elementwise pass then runs over
-long rows even at width 16. The norm's gain is folded into the weight that follows it, W' = W diag(gain), so it
-costs a product of the weight's size instead of the activations'. Each function equals its plain form in
+Activations are feature-major, x (d, N) with the N = B T tokens contiguous: every elementwise pass then runs
+over long rows even at width 16. The norm's gain is folded into the weight that follows it, W' = W diag(gain),
+so it costs a product of the weight's size instead of the activations'. Each function equals its plain form in
 `gpt.py`; the tests compare values and gradients in float64.
 """
 
@@ -28,7 +28,7 @@ class Tables(NamedTuple):
 
 
 def _normalise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit columns y = x r and r (1, N) = 1 / |column|; their factor sqrt(d) to unit rms is left to the weight."""
+    """Unit columns y = x r, r (1, N) = 1 / |column|; the factor sqrt(d) to unit rms is left to the weight."""
     r = (x * x).sum(0, keepdim=True).add_(EPS * x.shape[0]).rsqrt_()
     return x * r, r
 
@@ -56,12 +56,14 @@ def _safe(sums: Tensor) -> bool:
 class AttentionBranch(torch.autograd.Function):
     """x + Wo attention(rotary(W diag(gain) x / rms(x))) for x (d, N), N = B T.
 
-    With P = exp(mask + scale q k) not normalised and l its row sums (a row of ones beside v yields them in the same
-    product), o = v P / l. Backward, with g' = do / l and D = sum(g' o): dP = g' v - D, dS = P dP.
+    With P = exp(mask + scale q k) not normalised and l its row sums (a row of ones beside v yields them in
+    the same product), o = v P / l. Backward, with g' = do / l and D = sum(g' o): dP = g' v - D, dS = P dP.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, weight: Tensor, out: Tensor, tables: Tables, B: int) -> Tensor:
+    def forward(  # noqa: PLR0917 - autograd functions take positions
+        ctx: Any, x: Tensor, gain: Tensor, weight: Tensor, out: Tensor, tables: Tables, B: int
+    ) -> Tensor:
         d, N = x.shape
         cos, sin, mask = tables
         half, T = cos.shape
@@ -88,7 +90,9 @@ class AttentionBranch(torch.autograd.Function):
             mixed = torch.bmm(v, P.transpose(1, 2))
         mixed = mixed.view(B, heads[1], -1, T)
         o = x.new_empty(d, N)
-        torch.div(mixed[:, :, :-1], mixed[:, :, -1:], out=o.view(heads[1], 2 * half, B, T).permute(2, 0, 1, 3))
+        torch.div(
+            mixed[:, :, :-1], mixed[:, :, -1:], out=o.view(heads[1], 2 * half, B, T).permute(2, 0, 1, 3)
+        )
         ctx.save_for_backward(gain, weight, out, folded, y, r, q, k, v, P, o, mixed, cos, sin)
         return torch.addmm(x, out, o)
 
@@ -129,10 +133,12 @@ class AttentionBranch(torch.autograd.Function):
 
 
 class FeedForwardBranch(torch.autograd.Function):
-    """x + down(silu(gate) value) or x + down(gelu(up)), [gate; value] = W diag(gain) x / rms(x), for x (d, N)."""
+    """x + down(silu(gate) value), or x + down(gelu(h)), with h = [gate; value] = W diag(gain) x / rms(x)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, weight: Tensor, down: Tensor, gated: bool) -> Tensor:
+    def forward(  # noqa: PLR0917
+        ctx: Any, x: Tensor, gain: Tensor, weight: Tensor, down: Tensor, gated: bool
+    ) -> Tensor:
         y, r = _normalise(x)
         folded = _fold(weight, gain, x.shape[0] ** 0.5)
         h = folded @ y

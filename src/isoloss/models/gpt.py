@@ -10,6 +10,8 @@ else, and at long contexts, as the plain PyTorch below.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,9 +26,9 @@ EXPLICIT_UP_TO = 256
 class GPT(nn.Module):
     """Map tokens (B, T) int64, T <= context, to logits (B, T, vocabulary).
 
-    `attention` chooses the kernels and may be set between calls: "explicit" forms the T x T scores and runs the
-    branches of `fused.py`; "sdpa" is plain PyTorch around its scaled-dot-product attention; "auto" is explicit on
-    the CPU for T <= 256 (several times faster there, forwards and backwards) and sdpa otherwise.
+    `attention` chooses the kernels and may be set between calls: "explicit" forms the T x T scores and runs
+    the branches of `fused.py`; "sdpa" is plain PyTorch around its scaled-dot-product attention; "auto" is
+    explicit on the CPU for T <= 256 (faster there, forwards and backwards) and sdpa otherwise.
     Raises ValueError for T > context or an unknown `attention`.
     """
 
@@ -35,42 +37,52 @@ class GPT(nn.Module):
         self.config = config
         self.attention = "auto"
         d = config.width
-        self.embedding = nn.utils.skip_init(nn.Embedding, config.vocabulary, d)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.embedding: Any = nn.utils.skip_init(nn.Embedding, config.vocabulary, d)
+        blocks = [Block(config) for _ in range(config.depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.Parameter(torch.ones(d))
-        self.head = None if config.tied else nn.utils.skip_init(nn.Linear, d, config.vocabulary, bias=False)
+        self.head: Any = None
+        if not config.tied:
+            self.head = nn.utils.skip_init(nn.Linear, d, config.vocabulary, bias=False)
         self._tables: dict[tuple[int, torch.dtype, torch.device], fused.Tables] = {}
-        self._initialise(generator)
+        self._initialise(blocks, generator)
 
     @torch.no_grad()
-    def _initialise(self, generator: torch.Generator) -> None:
-        """Unit activations: variance 1 / fan-in; the 2 x depth branches add unit variance together; small logits.
+    def _initialise(self, blocks: list[Block], generator: torch.Generator) -> None:
+        """Unit activations: variance 1 / fan-in; the 2 x depth branches add one unit together; small logits.
 
         A tied table has to be small as a head, so it is scaled up by sqrt(d) on the way in.
         """
         c = self.config
         branch = (2 * c.depth) ** -0.5
         self.embedding.weight.normal_(0.0, c.width**-0.5 if c.tied else 1.0, generator=generator)
-        for block in self.blocks:
-            for layer, scale in ((block.qkv, 1.0), (block.out, branch), (block.up, 1.0), (block.down, branch)):
-                layer.weight.normal_(0.0, scale * layer.in_features**-0.5, generator=generator)
+        for block in blocks:
+            for layer, scale in (
+                (block.qkv, 1.0),
+                (block.out, branch),
+                (block.up, 1.0),
+                (block.down, branch),
+            ):
+                fan_in = layer.weight.shape[1]
+                layer.weight.normal_(0.0, scale * fan_in**-0.5, generator=generator)
         if self.head is not None:
             self.head.weight.normal_(0.0, 1.0 / c.width, generator=generator)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        T, c, table = tokens.shape[1], self.config, self.embedding.weight
-        if T > c.context:
-            raise ValueError(f"gpt: {T} tokens are longer than the context of {c.context}")
+        length, c, table = tokens.shape[1], self.config, self.embedding.weight
+        if length > c.context:
+            raise ValueError(f"gpt: {length} tokens are longer than the context of {c.context}")
         if self.attention not in ATTENTIONS:
             raise ValueError(f"gpt: attention is {self.attention!r}; allowed: {', '.join(ATTENTIONS)}")
         device = tokens.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table.dtype
         scales = (1.0, c.width**0.5) if self.head is not None else (c.width**0.5, 1.0)
-        on_cpu = device == "cpu" and T <= EXPLICIT_UP_TO
+        on_cpu = device == "cpu" and length <= EXPLICIT_UP_TO
         if self.attention == "explicit" or (self.attention == "auto" and on_cpu):
+            autocast = torch.is_autocast_enabled(device)
+            dtype = torch.get_autocast_dtype(device) if autocast else table.dtype
             with torch.autocast(device, enabled=False):
                 return self._fused(tokens, scales, dtype)
-        tables = self._tables_for(T, dtype, table.device)
+        tables = self._tables_for(length, table.dtype, table.device)
         x = self.embedding(tokens) * scales[0]
         cos, sin = tables.cos.t(), tables.sin.t()
         for block in self.blocks:
@@ -84,6 +96,7 @@ class GPT(nn.Module):
         tables = self._tables_for(T, dtype, tokens.device)
         table = self.embedding.weight.to(dtype)
         x = fused.Embed.apply(table, tokens.reshape(-1), scales[0])
+        b: Any
         for b in self.blocks:
             weights = [w.to(dtype) for w in (b.norm1, b.qkv.weight, b.out.weight)]
             x = fused.AttentionBranch.apply(x, *weights, tables, B)

@@ -18,9 +18,9 @@ C = TypeVar("C", bound="GPTConfig | MLPConfig")
 class GPTConfig:
     """Shape of the decoder ladder.
 
-    `width` d must be an even multiple of `head_size`'s divisors: heads = d / head_size. The hidden size of
-    the feed-forward part is `mlp_ratio` x d, rounded up to a multiple of 8; by default the ratio is 8/3
-    for "swiglu" (three matrices) and 4 for "gelu" (two), which cost the same.
+    `width` d is a multiple of the even `head_size`: heads = d / head_size. The hidden size of the
+    feed-forward part is `mlp_ratio` x d, rounded up to a multiple of 8; by default the ratio is 8/3 for
+    "swiglu" (three matrices) and 4 for "gelu" (two), which cost the same.
     Raises ValueError with the allowed range.
     """
 
@@ -46,7 +46,8 @@ class GPTConfig:
             )
         if self.mlp not in MLP_KINDS:
             raise ValueError(
-                f"gpt: mlp is {self.mlp!r}; allowed: {', '.join(MLP_KINDS)}{nearest(str(self.mlp), MLP_KINDS)}"
+                f"gpt: mlp is {self.mlp!r}; allowed: {', '.join(MLP_KINDS)}"
+                f"{nearest(str(self.mlp), MLP_KINDS)}"
             )
         ratio = self.mlp_ratio
         if ratio is not None and not (isinstance(ratio, int | float) and 0 < ratio <= 64):
@@ -85,7 +86,7 @@ class GPTConfig:
 
 @dataclass(frozen=True, slots=True)
 class MLPConfig:
-    """Shape of a classifier of vectors: `context` features, `depth` hidden layers of `width`, `vocabulary` classes.
+    """Shape of a classifier of vectors: `context` features, `depth` layers of `width`, `vocabulary` classes.
 
     Raises ValueError with the allowed range.
     """
@@ -111,7 +112,9 @@ class MLPConfig:
         )
 
 
-def configure(config: type[C], family: str, options: Mapping[str, Any], *, vocabulary: int, context: int) -> C:
+def configure(
+    config: type[C], family: str, options: Mapping[str, Any], *, vocabulary: int, context: int
+) -> C:
     """Build a config from a study's options; an unknown or missing option is a ValueError that names it."""
     allowed = [f.name for f in fields(config) if f.name not in ("vocabulary", "context")]
     for name in options:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -19,9 +21,7 @@ class MLP(nn.Module):
         super().__init__()
         self.config = config
         sizes = [config.context] + [config.width] * config.depth
-        self.hidden = nn.ModuleList(
-            nn.utils.skip_init(nn.Linear, a, b) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
+        self.hidden = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise(sizes))
         self.head = nn.utils.skip_init(nn.Linear, config.width, config.vocabulary)
         with torch.no_grad():
             for layer, gain in [*((h, 2.0) for h in self.hidden), (self.head, 1.0)]:

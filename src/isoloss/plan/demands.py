@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from isoloss.plan.lower import Lowered, Lowering
@@ -77,6 +78,11 @@ class Stage:
     def names(self) -> list[str]:
         """A name for each of ``runs``."""
         return [f"tune lr={t.lr:g} {name_of(t.cell)}" for t in self.trials] + [p.name for p in self.planned]
+
+
+def folder_of(study: Study) -> Path | None:
+    """Where relative paths of a study start from."""
+    return study.path.resolve().parent if study.path else None
 
 
 def name_of(cell: Cell) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from isoloss import data, models
@@ -54,8 +55,9 @@ class Lowered:
 class Lowering:
     """Lowers cells of one study; sources, numerics and rules are made once and shared."""
 
-    def __init__(self, *, threads: int = 1) -> None:
-        self.threads = threads
+    def __init__(self, *, threads: int = 1, base: Path | None = None) -> None:
+        """``base``: the folder that relative paths of data start from (the study file's)."""
+        self.threads, self.base = threads, base
         self._rules: dict[Any, Rule] = {}
         self._starts: dict[Any, tuple[dict[str, Any], models.ModelFacts]] = {}
         self._numerics: dict[tuple[str, bool], dict[str, Any]] = {}
@@ -68,9 +70,10 @@ class Lowering:
             raise StudyError(f"{where}: {error}") from error
 
     def _lower(self, config: Mapping[str, Any], lr: float, alone: str | None) -> Lowered:
-        training, spec = config["training"], config["data"]
+        training, spec = config["training"], self._placed(config["data"])
         source = open_source(spec)
-        context = int(spec.get("context") or 1)
+        # What a model reads at once: a context of tokens, or the features of a vector.
+        context = int(spec["context"] if source.kind == "tokens" else getattr(source, "features", 1))
         start_model, facts = self._model(config["model"], source.vocabulary, context)
         per_sample = context if source.kind == "tokens" else 1
         batch = _batch(training["batch"], per_sample)
@@ -114,6 +117,21 @@ class Lowering:
             amount=amount,
             piece=max(1, updates(config["checkpoint"]["every"], "checkpoint.every")),
         )
+
+    def _placed(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Relative paths of data (and of a tokenizer file) made absolute; paths never enter a key."""
+        if self.base is None:
+            return spec
+
+        def place(value: Any) -> Any:
+            if isinstance(value, list):
+                return [place(item) for item in value]
+            return str(self.base / Path(value).expanduser()) if isinstance(value, str) else value
+
+        found = {**spec, **{name: place(spec[name]) for name in ("path", "validation") if spec.get(name)}}
+        if spec.get("tokenizer") not in (None, "bytes"):
+            found["tokenizer"] = place(spec["tokenizer"])
+        return found
 
     def _model(
         self, spec: Mapping[str, Any], vocabulary: int, context: int
@@ -217,10 +235,12 @@ def _phases(
         if horizon < total:
             raise StudyError(f"schedule.horizon: {horizon} updates; allowed: at least the run's {total}")
         final = peak * float(schedule["final"])
-        phases.append(Phase(rules(LR(shape, peak, final=final, length=horizon - warmup)), body))
+        code = _form_code(shape, schedule.get("version"))
+        phases.append(Phase(rules(LR(shape, peak, final=final, length=horizon - warmup, code=code)), body))
     if cooldown:
         final = level * float(cooldown["final"])
-        phases.append(Phase(rules(LR(cooldown["shape"], level, final=final, length=length)), length))
+        code = _form_code(cooldown["shape"], cooldown.get("version"))
+        phases.append(Phase(rules(LR(cooldown["shape"], level, final=final, length=length, code=code)), length))
     return phases
 
 
@@ -300,6 +320,11 @@ def _seeds(seed: Any) -> dict[str, int]:
     if isinstance(seed, Mapping):
         return {name: int(seed.get(name, 0)) for name in ("init", "data", "noise")}
     return {"init": int(seed), "data": int(seed), "noise": int(seed)}
+
+
+def _form_code(shape: str, version: object) -> str | None:
+    """What stands for a user's own decay form; built-in forms are frozen by their check values."""
+    return digest(code_of(shape, version, None)) if is_reference(shape) else None
 
 
 def _code(kind: str, name: str, version: object) -> dict[str, Any]:

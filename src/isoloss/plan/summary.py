@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoloss.plan import cost
-from isoloss.plan.demands import Stage, expected, stage
+from isoloss.plan.demands import Stage, expected, folder_of, stage
 from isoloss.plan.lower import Facts, Lowered, Lowering
 from isoloss.plan.memory import StoreMemory
 from isoloss.plan.needs import Memory, Nothing, arrange
@@ -130,7 +130,7 @@ def plan(
     with on_path(made):
         opened = Store(store, under=list(under), create=False) if isinstance(store, str | Path) else store
         memory: Memory = StoreMemory(opened) if opened else Nothing()
-        lowering = Lowering(threads=threads)
+        lowering = Lowering(threads=threads, base=folder_of(made))
         now = stage(made, memory, lowering, alone=not share)
         runs = now.runs if now.complete else [t.lowered for t in now.trials] + expected(made, lowering, alone=not share)
         roots = grow(runs) if not now.complete else list(now.roots)
@@ -197,7 +197,8 @@ def as_study(study: Study | str | Path | Mapping[str, Any]) -> Study:
 @contextmanager
 def on_path(study: Study) -> Iterator[None]:
     """Modules beside the study file and in the working folder can be named in it."""
-    folders = [str(study.path.resolve().parent)] if study.path else []
+    folder = folder_of(study)
+    folders = [str(folder)] if folder else []
     added = [folder for folder in (*folders, os.getcwd()) if folder not in sys.path]
     sys.path[:0] = added
     try:

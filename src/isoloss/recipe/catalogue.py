@@ -77,6 +77,8 @@ _EVERY = Option("every", "duration", "1 update", summary="distance between sampl
 _TOKENIZER = Option(
     "tokenizer", "text", "bytes", summary="`bytes`, or the path of a Hugging Face tokenizer.json"
 )
+_VALIDATION = Option("validation", "paths", None, summary="files to validate on; null: a part is held out")
+_HOLDOUT = Option("holdout", "number", 0.1, 0.001, 0.5, summary="share that is held out for validation")
 _FINAL = Option("final", "number", 0.0, 0, 1, summary="fraction of the peak at the end")
 _HORIZON = Option(
     "horizon",
@@ -136,7 +138,7 @@ _ENTRIES = (
         "Python sources of the running interpreter's standard library",
         "isoloss.data:open_source",
         1,
-        (_TOKENIZER,),
+        (_TOKENIZER, Option("strip_docs", "boolean", False, summary="leave the docstrings out")),
         ("tokens",),
     ),
     Entry(
@@ -154,7 +156,19 @@ _ENTRIES = (
         "any text files, folders or globs, plain or gzip",
         "isoloss.data:open_source",
         1,
-        (Option("path", "paths", REQUIRED, summary="file, folder or glob, or a list of them"), _TOKENIZER),
+        (
+            Option("path", "paths", REQUIRED, summary="file, folder or glob, or a list of them"),
+            _VALIDATION,
+            _HOLDOUT,
+            Option(
+                "split",
+                "word",
+                "auto",
+                choices=("auto", "files", "tail"),
+                summary="hold out whole files, or the tail of the text",
+            ),
+            _TOKENIZER,
+        ),
         ("tokens",),
     ),
     Entry(
@@ -166,6 +180,15 @@ _ENTRIES = (
         (
             Option("path", "paths", REQUIRED, summary="file, or a list of them"),
             Option("vocabulary", "integer", REQUIRED, 2, 2**31 - 1, summary="number of token ids"),
+            _VALIDATION,
+            _HOLDOUT,
+            Option(
+                "dtype",
+                "word",
+                "uint16",
+                choices=("uint8", "uint16", "int16", "uint32", "int32", "int64"),
+                summary="type of the ids in a .bin file",
+            ),
         ),
         ("tokens",),
     ),
@@ -177,8 +200,8 @@ _ENTRIES = (
         1,
         (
             Option("order", "integer", 1, 0, 8, summary="tokens that the next one depends on"),
-            Option("vocabulary", "integer", 16, 2, 65_536, summary="number of token ids"),
-            Option("tokens", "integer", 1_000_000, 1, 10**12, summary="tokens generated"),
+            Option("vocabulary", "integer", 16, 2, 1_024, summary="number of token ids"),
+            Option("tokens", "integer", 1_000_000, 2, 10**9, summary="training tokens generated"),
             _SEED,
         ),
         ("tokens",),
@@ -190,15 +213,22 @@ _ENTRIES = (
         "isoloss.data:open_source",
         1,
         (
-            Option("classes", "integer", 4, 2, 65_536, summary="number of classes"),
-            Option("features", "integer", 16, 1, 65_536, summary="size of a vector"),
-            Option("samples", "integer", 10_000, 1, 10**9, summary="vectors generated"),
+            Option("classes", "integer", 4, 2, 1_024, summary="number of classes"),
+            Option(
+                "features",
+                "integer",
+                None,
+                1,
+                65_536,
+                summary="size of a vector, at least the classes; null: the larger of 16 and the classes",
+            ),
+            Option("samples", "integer", 10_000, 1, 10**8, summary="vectors generated"),
             Option(
                 "separation",
                 "number",
                 2.0,
                 0,
-                1e6,
+                100,
                 summary="distance of class centres in standard deviations",
             ),
             _SEED,
@@ -276,8 +306,6 @@ _ENTRIES = (
         "sqrt(W / u) after a warm-up of W updates",
         "isoloss.methods.schedules:inverse_sqrt",
         1,
-        (),
-        ("trunk",),
     ),
     Entry(
         "steps",
@@ -340,10 +368,10 @@ _ENTRIES = (
         "chinchilla",
         "law",
         "E + A / N^alpha + B / D^beta (Hoffmann et al. 2022, equation 10)",
-        "isoloss.laws.forms:chinchilla",
+        "isoloss.laws.forms.additive:Chinchilla",
         1,
     ),
-    Entry("power", "law", "E + A / x^alpha in one variable", "isoloss.laws.forms:power", 1),
+    Entry("power", "law", "E + A / x^alpha in one variable", "isoloss.laws.forms.one_variable:M2", 1),
 )
 
 _BY_KIND: dict[str, dict[str, Entry]] = {}

@@ -29,8 +29,11 @@ def write(result: Mapping[str, Any], folder: str | Path, *, figures: bool = True
 
 
 def terminal(result: Mapping[str, Any], page: str | Path | None = None) -> RenderableType:
-    """The short answer for a terminal of 80 columns or more: headline, worth, sharing, caveats, the page."""
-    from isoloss.report.terminal import terminal as render
+    """The short answer for a terminal of 80 columns or more: headline, worth, sharing, caveats, the page.
+
+    Raises ValueError where `result` is no result of schema 1.
+    """
+    from isoloss.report.console import render
 
     return render(result, page)
 

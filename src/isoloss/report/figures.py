@@ -5,6 +5,7 @@ Drawn on matplotlib's own canvases, without pyplot: no global state, no display,
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from isoloss.report import formats
 from isoloss.report import tree as trees
 from isoloss.report.palette import Style, styles
-from isoloss.report.tidy import MEASURES, Json, baseline_of, done, seed_means, sizes
+from isoloss.report.tidy import MEASURES, Json, baseline_of, binned, curve_part, done, seed_means, sizes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ def draw_all(result: Json, *, pixels: bool = False) -> dict[str, Drawn]:
 def save_all(drawn: dict[str, Drawn], folder: Path) -> list[Path]:
     """Write each figure as `<name>.svg` and, where it has pixels, `<name>.png` into `folder`; their paths.
 
-    Figures that lie there from an earlier result and are not among `drawn` are removed: they would pass for new.
+    Figures that lie there from an earlier result and are not in `drawn` are removed: they would pass for new.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -81,7 +82,7 @@ def _figures(result: Json) -> dict[str, tuple[tuple[float, float], Draw]]:
     if answers:
         found["worth"] = ((9, 1.3 + 0.28 * len(answers)), lambda figure: _worth(figure, result, look))
     panels = min(len(sizes(result)), MOST_PANELS)
-    if any(run["curve"]["update"] for run in done(result)) and panels:
+    if any(run[curve_part(result)]["update"] for run in done(result)) and panels:
         rows = (panels + 1) // 2
         found["curves"] = ((9, 0.7 + 2.7 * rows), lambda figure: _curves(figure, result, look))
     if seed_means(done(result)):
@@ -156,30 +157,21 @@ def _log_ticks(
 
 
 def _curves(figure: Figure, result: Json, look: dict[str, Style]) -> None:
-    chosen = sizes(result)[-MOST_PANELS:]
+    chosen, part = sizes(result)[-MOST_PANELS:], curve_part(result)
     grid = figure.subplots((len(chosen) + 1) // 2, min(2, len(chosen)), squeeze=False)
-    seen: dict[str, object] = {}
+    runs = [run for run in done(result) if run[part]["update"]]
     for axes, size in zip(grid.flat, chosen, strict=False):
-        for run in done(result):
-            if run["N"] == size and run["curve"]["update"]:
-                style = look[run["arm"]]
-                points = [
-                    pair
-                    for pair in zip(run["curve"]["update"], run["curve"]["loss"], strict=False)
-                    if pair[1]
-                ]
-                (line,) = (
-                    axes.plot(*zip(*points, strict=True), color=style.color, linewidth=0.9, alpha=0.7)
-                    if points
-                    else (None,)
-                )
-                seen.setdefault(run["arm"], line)
+        for run in runs:
+            if run["N"] == size:
+                curve = run[part] if part == "curve" else binned(run[part])
+                losses = [math.nan if loss is None else loss for loss in curve["loss"]]
+                axes.plot(curve["update"], losses, color=look[run["arm"]].color, linewidth=0.9, alpha=0.7)
         axes.set_title(f"N {formats.short(size)}")
-        _loss_axes(axes, result)
+        _loss_axes(axes, result, "validation" if part == "curve" else "training")
         axes.set_xlabel("updates")
     for axes in grid.flat[len(chosen) :]:
         axes.set_visible(False)
-    _legend(figure, look, list(seen))
+    _legend(figure, look, list(dict.fromkeys(run["arm"] for run in runs)))
 
 
 def _legend(figure: Figure, look: dict[str, Style], arms: list[str]) -> None:
@@ -195,8 +187,7 @@ def _legend(figure: Figure, look: dict[str, Style], arms: list[str]) -> None:
 
 
 def _short(name: str) -> str:
-    # matplotlib drops legend entries that begin with an underscore.
-    return ("\u2009" if name.startswith("_") else "") + (name if len(name) <= 28 else name[:27] + "…")
+    return name if len(name) <= 28 else name[:27] + "…"
 
 
 def _final(figure: Figure, result: Json, look: dict[str, Style]) -> None:
@@ -222,9 +213,9 @@ def _final(figure: Figure, result: Json, look: dict[str, Style]) -> None:
     _legend(figure, look, list(dict.fromkeys(arm for arm, _ in cells)))
 
 
-def _name_size(axes: Axes, size: float, x: float, y: float) -> None:
+def _name_size(axes: Axes, size: float | None, x: float, y: float) -> None:
     axes.annotate(
-        f"N {formats.short(size)}",
+        "all sizes" if size is None else f"N {formats.short(size)}",
         (x, y),
         xytext=(7, -3),
         textcoords="offset points",
@@ -233,13 +224,13 @@ def _name_size(axes: Axes, size: float, x: float, y: float) -> None:
     )
 
 
-def _loss_axes(axes: Axes, result: Json) -> None:
+def _loss_axes(axes: Axes, result: Json, kind: str = "validation") -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     _log_ticks(axes.xaxis, formats.short, (1, 2, 5))
     _log_ticks(axes.yaxis, "{:g}".format)
-    axes.set_xlabel(f"D, {result['units']['D']}")
-    axes.set_ylabel(f"validation loss, {result['units']['loss']}")
+    axes.set_xlabel(f"D, {_short(result['units']['D'])}")
+    axes.set_ylabel(f"{kind} loss, {_short(result['units']['loss'])}")
 
 
 def _law(result: Json, law: Json, look: dict[str, Style]) -> Draw:
@@ -247,9 +238,10 @@ def _law(result: Json, law: Json, look: dict[str, Style]) -> Draw:
         axes = figure.subplots()
         style = look[law["arm"]]
         runs = [run for run in done(result) if run["arm"] == law["arm"]]
-        held = {(row["N"], row["D"]) for row in (law["holdout"] or {}).get("rows", [])}
+        held = {(row.get("N"), row["D"]) for row in (law["holdout"] or {}).get("rows", [])}
         for curve in law["curves"]:
-            reach = max((run["D"] for run in runs if run["N"] == curve["N"] and run["D"]), default=0)
+            size = curve.get("N")
+            reach = max((run["D"] for run in runs if size in (None, run["N"]) and run["D"]), default=0)
             inside = [i for i, x in enumerate(curve["x"]) if x <= reach]
             beyond = list(range(max(inside, default=0), len(curve["x"])))
             for part, dash in ((inside, "-"), (beyond, (0, (4, 3)))):
@@ -265,8 +257,8 @@ def _law(result: Json, law: Json, look: dict[str, Style]) -> Draw:
                     curve["x"], curve["low"], curve["high"], color=style.color, alpha=0.15, linewidth=0
                 )
             if curve["x"]:
-                _name_size(axes, curve["N"], curve["x"][-1], curve["loss"][-1])
-        fitted = [run for run in runs if (run["N"], run["D"]) not in held]
+                _name_size(axes, size, curve["x"][-1], curve["loss"][-1])
+        fitted = [run for run in runs if not held & {(run["N"], run["D"]), (None, run["D"])}]
         axes.plot(
             [r["D"] for r in fitted],
             [r["loss"] for r in fitted],
@@ -287,7 +279,7 @@ def _law(result: Json, law: Json, look: dict[str, Style]) -> Draw:
                 markeredgewidth=1.5,
                 label="held out of the fit",
             )
-        axes.set_title(f"{_short(law['arm'])}: {law['formula']}")
+        axes.set_title(f"{_short(law['arm'])}: {law['formula'][:60]}")
         _loss_axes(axes, result)
         axes.legend(loc="upper right")
 
@@ -300,19 +292,23 @@ def _tree(figure: Figure, result: Json, look: dict[str, Style]) -> None:
     longest = 0.0
     for shape in trees.shapes(result["tree"])[: trees.MOST_SHAPES]:
         many = f"{shape.members} × " if shape.members > 1 else ""
-        axes.text(
-            0, -top, f"{many}{formats.count(shape.updates)} updates   {shape.cells}", fontsize=8, color=INK
-        )
+        title = f"{many}{formats.count(shape.updates)} updates   {shape.cells}"
+        title = title if len(title) <= 110 else title[:109] + "…"
+        axes.text(0, -top, title, fontsize=8, color=INK).set_in_layout(False)
         begins = {id(child): stretch for stretch in shape.root.walk() for child in stretch.children}
         for stretch in shape.root.walk():
             edge, y = stretch.edge, -(top + 1 + stretch.lane)
             parent = begins.get(id(stretch))
             longest = max(longest, edge["end"])
-            arms = edge["arms"] or [""]
+            if edge["reused"]:
+                axes.plot(
+                    [edge["start"], edge["end"]], [y, y], color=RULE, linewidth=9, solid_capstyle="butt"
+                )
+            arms = trees.arms_of(edge, look) or [""]
             for index, arm in enumerate(arms):
                 shift = (index - (len(arms) - 1) / 2) * 0.16
                 color = look[arm].color if arm in look else INK
-                dash = (0, (2, 1)) if edge["reused"] else "-"
+                dash = (0, (2, 1)) if edge["tuning"] else "-"
                 if parent is not None and parent.lane != stretch.lane:
                     axes.plot(
                         [edge["start"]] * 2,
@@ -331,7 +327,7 @@ def _tree(figure: Figure, result: Json, look: dict[str, Style]) -> None:
                 )
             if not stretch.children:
                 axes.annotate(
-                    trees.leaf_label(edge),
+                    trees.leaf_label(edge, look),
                     (edge["end"], y),
                     xytext=(5, -3),
                     textcoords="offset points",

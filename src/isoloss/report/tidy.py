@@ -10,6 +10,7 @@ from typing import Any
 Json = dict[str, Any]
 
 SCHEMA = 1
+BINS_A_DECADE = 15
 MEASURES = ("data", "updates", "compute")
 
 _RUN: Json = {
@@ -19,7 +20,7 @@ _RUN: Json = {
 }  # fmt: skip
 _EDGE: Json = {
     "id": "", "parent": None, "start": 0, "end": 0, "arms": [], "cells": 1, "label": "", "kind": "trunk",
-    "reused": False, "lr": None, "cell": {},
+    "reused": False, "tuning": False, "lr": None, "cell": {},
 }  # fmt: skip
 _LAW: Json = {
     "arm": "", "law": "", "formula": "", "parameters": [], "rows": 0, "holdout": None, "curves": [],
@@ -116,6 +117,28 @@ def baseline_of(result: Json) -> str | None:
 def done(result: Json) -> list[Json]:
     """The runs that finished with a loss."""
     return [run for run in result["runs"] if run["status"] == "done"]
+
+
+def curve_part(result: Json) -> str:
+    """Which curves to show first: validation (`curve`) where it was measured along the way, else `train`."""
+    along = any(len(run["curve"]["update"]) > 2 for run in done(result))
+    return "curve" if along or not any(run["train"]["update"] for run in done(result)) else "train"
+
+
+def binned(curve: Json) -> Json:
+    """A training curve as means over neighbouring updates, 15 bins a decade of updates.
+
+    The loss of single batches is noise to the eye. The bins do not depend on the length of the run, so that
+    runs which share a stretch are drawn as one line there.
+    """
+    bins: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for update, loss in zip(curve["update"], curve["loss"], strict=False):
+        if loss is not None and update > 0:
+            bins[math.floor(BINS_A_DECADE * math.log10(update))].append((update, loss))
+    means = [
+        [sum(part) / len(part) for part in zip(*inside, strict=True)] for _, inside in sorted(bins.items())
+    ]
+    return {"update": [mean[0] for mean in means], "loss": [mean[1] for mean in means]}
 
 
 def sizes(result: Json) -> list[float]:

@@ -1,4 +1,4 @@
-"""The plan as a tree: what was trained once, where runs part, what came from the store.
+"""The plan as a tree: what was trained once for several runs, and where runs part.
 
 Trees of one shape (the same stretches, arms and kinds) are drawn once, with the cells they stand for. A trunk
 keeps its lane; whatever leaves it later lies nearer to it, so that no two lines cross.
@@ -83,7 +83,9 @@ def shapes(edges: list[Json]) -> list[Shape]:
             edge["start"],
             edge["kind"],
             bool(edge["reused"]),
+            bool(edge["tuning"]),
             tuple(sorted(edge["arms"])),
+            edge["cells"],
             tuple(below),
         )
 
@@ -104,7 +106,10 @@ def shapes(edges: list[Json]) -> list[Shape]:
         lanes = _place(root, 0)
         updates = sum(item.edge["end"] - item.edge["start"] for item in root.walk())
         found.append(Shape(root, len(same), _cells(same), lanes, updates))
-    return sorted(found, key=lambda shape: (-shape.updates * shape.members, shape.cells))
+    return sorted(
+        found,
+        key=lambda shape: (-shape.updates * shape.members, shape.cells, signatures[shape.root.edge["id"]]),
+    )
 
 
 def _bottom_up(roots: list[Json], children: Mapping[Any, list[Json]]) -> list[Json]:
@@ -121,7 +126,7 @@ def _place(stretch: Stretch, lane: int) -> int:
     stretch.lane = lane
     ordered = sorted(
         stretch.children,
-        key=lambda child: (_RANK.get(child.edge["kind"], 2), -_deepest(child), child.edge["arms"]),
+        key=lambda child: (_RANK.get(child.edge["kind"], 2), -_deepest(child), sorted(child.edge["arms"])),
     )
     stretch.children = ordered
     free = lane + 1
@@ -138,15 +143,17 @@ def _deepest(stretch: Stretch) -> int:
 def _cells(same: list[Json]) -> str:
     """`model.width 32, 48 · seed 0, 1`: what the trees of one shape are for."""
     values: dict[str, list[Any]] = defaultdict(list)
+    rates: list[str] = []
     for edge in same:
         for path, value in edge["cell"].items():
             if value not in values[path]:
                 values[path].append(value)
         if edge["lr"] is not None and "lr" not in edge["cell"]:
-            lr = formats.number(edge["lr"])
-            if lr not in values["peak LR"]:
-                values["peak LR"].append(lr)
-    return " · ".join(f"{path} {', '.join(_sorted(found))}" for path, found in values.items())
+            rates.append(formats.number(edge["lr"]))
+    parts = [f"{path} {', '.join(_sorted(found))}" for path, found in values.items()]
+    if parts and len(same) != math.prod(len(found) for found in values.values()) * len(set(rates) or {1}):
+        parts.append(f"{len(same)} of these")
+    return " · ".join(parts + [f"peak LR {', '.join(_sorted(list(dict.fromkeys(rates))))}"] * bool(rates))
 
 
 def _sorted(values: list[Any]) -> list[str]:
@@ -156,25 +163,33 @@ def _sorted(values: list[Any]) -> list[str]:
         return [str(value) for value in values]
 
 
-def leaf_label(edge: Json) -> str:
+def arms_of(edge: Json, styles: Mapping[str, Style]) -> list[str]:
+    """The arms of an edge in the order of the study, however they were listed."""
+    order = list(styles)
+    return sorted(edge["arms"], key=lambda arm: (order.index(arm) if arm in styles else len(order), arm))
+
+
+def leaf_label(edge: Json, styles: Mapping[str, Style]) -> str:
     """What a line ends in: its arms and the update where it stops."""
-    names = ", ".join(edge["arms"]) or edge["label"] or edge["kind"]
+    names = ", ".join(arms_of(edge, styles)) or edge["label"] or edge["kind"]
     return f"{names if len(names) <= 24 else names[:23] + '…'} · {formats.count(edge['end'])}"
 
 
-def describe(stretch: Stretch, members: int) -> str:
+def describe(stretch: Stretch, members: int, styles: Mapping[str, Style]) -> str:
     """One stretch in words, for tool tips."""
     edge = stretch.edge
     parts = [
         edge["label"] or edge["kind"],
         f"updates {formats.count(edge['start'])} to {formats.count(edge['end'])}",
-        f"arms: {', '.join(edge['arms']) or formats.ABSENT}",
-        f"{formats.plural(edge['cells'], 'run')} of each tree passes here",
+        f"arms: {', '.join(arms_of(edge, styles)) or formats.ABSENT}",
+        f"serves {formats.plural(edge['cells'], 'run')} of each tree",
     ]
     if members > 1:
         parts.append(f"trained in {members} trees of this shape")
     if edge["reused"]:
-        parts.append("taken from the store")
+        parts.append("trained once for all of them")
+    if edge["tuning"]:
+        parts.append("trained to choose a learning rate")
     return "; ".join(parts)
 
 
@@ -230,7 +245,7 @@ def _drawn(shape: Shape, top: float, across: Any, styles: Mapping[str, Style]) -
         edge, y = stretch.edge, top + (stretch.lane + 0.5) * LANE
         begin, end = across(edge["start"]), across(edge["end"])
         above = ends.get(id(stretch), y)
-        arms = edge["arms"] or [""]
+        arms = arms_of(edge, styles) or [""]
         each = stripe(edge)
         lines = []
         for index, arm in enumerate(arms):
@@ -244,15 +259,18 @@ def _drawn(shape: Shape, top: float, across: Any, styles: Mapping[str, Style]) -
             path += f"H{max(end, begin + 0.5):.1f}"
             color = styles[arm].color if arm in styles else "currentColor"
             lines.append(Markup('<path d="{}" stroke="{}" stroke-width="{:.1f}"/>').format(path, color, each))
-        classes = "stretch reused" if edge["reused"] else "stretch"
+        if edge["reused"]:
+            wide = Markup('<path class="halo" d="M{:.1f} {:.1f}H{:.1f}" stroke-width="{:.1f}"/>')
+            lines.insert(0, wide.format(begin, y, max(end, begin + 0.5), each * len(arms) + 9))
+        classes = "stretch tuning" if edge["tuning"] else "stretch"
         yield Markup('<g class="{} {}"><title>{}</title>{}</g>').format(
             classes,
             edge["kind"] if edge["kind"] in ("trunk", "branch", "warmup") else "trunk",
-            describe(stretch, shape.members),
+            describe(stretch, shape.members, styles),
             Markup("").join(lines),
         )
         if not stretch.children:
-            yield _LEAF.format(end, y, end + 9, y + 4, leaf_label(edge))
+            yield _LEAF.format(end, y, end + 9, y + 4, leaf_label(edge, styles))
         for child in stretch.children:
             ends[id(child)] = y
 
@@ -263,11 +281,11 @@ def alt(edges: list[Json]) -> str:
     if not found:
         return "An empty plan."
     branches = sum(1 for edge in edges if edge["kind"] == "branch")
-    trained = sum(edge["end"] - edge["start"] for edge in edges if not edge["reused"])
-    reused = sum(edge["end"] - edge["start"] for edge in edges if edge["reused"])
+    trained = sum(edge["end"] - edge["start"] for edge in edges)
+    shared = sum(edge["end"] - edge["start"] for edge in edges if edge["reused"])
     text = (
         f"The plan as {formats.plural(sum(shape.members for shape in found), 'tree')} of "
         f"{formats.plural(len(found), 'shape')}, with {branches} branches; "
         f"{formats.count(trained)} updates trained"
     )
-    return text + (f", {formats.count(reused)} taken from the store." if reused else ".")
+    return text + (f", {formats.count(shared)} of them for several runs." if shared else ".")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import Any
 
 from isoloss.report import answers, figures, formats
 from isoloss.report import tree as trees
 from isoloss.report.palette import Style, styles
-from isoloss.report.tidy import Json, baseline_of, done, seed_means, sizes
+from isoloss.report.tidy import Json, baseline_of, binned, curve_part, done, seed_means, sizes
 
 
 def view(result: Json) -> Json:
@@ -28,6 +27,7 @@ def view(result: Json) -> Json:
         "command": result.get("command"),
         "baseline": baseline,
         "units": result["units"],
+        "level": f"{100 * (result.get('level') or 0.95):.3g} %",
         "arms": [
             {
                 **arm,
@@ -44,6 +44,7 @@ def view(result: Json) -> Json:
         "tree_alt": trees.alt(result["tree"]),
         "tree_left_out": max(0, len(trees.shapes(result["tree"])) - trees.MOST_SHAPES),
         "any_reused": any(edge["reused"] for edge in result["tree"]),
+        "any_tuning": any(edge["tuning"] for edge in result["tree"]),
         "sharing": sharing(result),
         "tuning": [_tuning(arm, look[arm["name"]]) for arm in result["arms"] if arm["lr"] or arm["tuning"]],
         "troubles": [_run(run, look) for run in result["runs"] if run["status"] != "done"],
@@ -53,8 +54,10 @@ def view(result: Json) -> Json:
         "alts": _alts(result),
         "finished": len(finished),
         "sizes": [{"value": size, "text": formats.short(size)} for size in sizes(result)],
+        "part": curve_part(result),
         "has_training": any(run["train"]["update"] for run in finished),
-        "has_curves": any(run["curve"]["update"] for run in finished),
+        "has_validation": any(len(run["curve"]["update"]) > 1 for run in finished),
+        "has_curves": any(run[curve_part(result)]["update"] for run in finished),
         "has_final": bool(seed_means(finished)),
     }
 
@@ -112,10 +115,8 @@ def sharing(result: Json) -> Json | None:
     closed = facts.get("closed_form") or {}
     closed_text = ""
     if closed.get("ratio") is not None:
-        same = math.isclose(closed["ratio"], share, rel_tol=5e-4)
-        closed_text = f"Closed form: {closed.get('formula') or ''} = {closed['ratio']:.4f}; " + (
-            "the plan meets it." if same else f"this plan: {share:.4f}."
-        )
+        whose = f" for the runs of {closed['arm']} alone" if closed.get("arm") else ""
+        closed_text = f"Closed form{whose}: {closed.get('formula') or ''} = {closed['ratio']:.4f}."
     rows = [("Updates", formats.count(shared), formats.count(unshared), f"{share:.3f}")]
     if compute.get("shared") is not None and compute.get("unshared"):
         rows.append(
@@ -202,13 +203,21 @@ def _tuning(arm: Json, style: Style) -> Json:
                 "width": row.get("width"),
                 "lr": formats.number(row.get("lr")),
                 "value": row.get("lr"),
+                "tuned": row.get("rule") == "tuned",
                 "rule": rules.get(row.get("rule"), row.get("rule") or ""),
                 "edge": bool(row.get("edge")),
+                "losses": _candidates(tuning, row.get("N")),
             }
             for row in arm["lr"]
         ],
-        "edge": any(row.get("edge") for row in arm["lr"]),
     }
+
+
+def _candidates(tuning: Json | None, size: float | None) -> str:
+    """The losses that decided a tuned size: `0.002: 1.9312, 0.004: 1.9020`."""
+    choices = (tuning or {}).get("choices") or []
+    losses = next((choice.get("losses") or [] for choice in choices if choice.get("N") == size), [])
+    return ", ".join(f"{formats.number(lr)}:\u00a0{formats.loss(loss)}" for lr, loss in losses)
 
 
 def _word(value: Any) -> str:
@@ -238,7 +247,7 @@ def _provenance(result: Json) -> Json:
     found = result["provenance"]
     return {
         "groups": [
-            (title, [(str(key), _fact(value)) for key, value in found[name].items()])
+            (title, [(str(key).replace("_", " "), _fact(value)) for key, value in found[name].items()])
             for title, name in (("Data", "data"), ("Numerics", "numerics"), ("Versions", "versions"))
             if found[name]
         ],
@@ -295,7 +304,7 @@ def plot_data(result: Json) -> Json:
                 **{name: run[name] for name in fields},
                 "seed": run["root"] if run["seed"] is None else run["seed"],
                 "curve": _rounded(run["curve"]),
-                "train": _rounded(run["train"]),
+                "train": _rounded(binned(run["train"])),
             }
             for run in done(result)
         ],
@@ -303,7 +312,7 @@ def plot_data(result: Json) -> Json:
             {
                 "arm": law["arm"],
                 "curves": [
-                    {key: curve.get(key) or [] for key in ("N", "x", "loss", "low", "high")}
+                    {key: curve.get(key) for key in ("N", "x", "loss", "low", "high")}
                     for curve in law["curves"]
                 ],
                 "held": (law["holdout"] or {}).get("rows") or [],
@@ -315,6 +324,6 @@ def plot_data(result: Json) -> Json:
 
 def _rounded(curve: Json) -> Json:
     return {
-        "update": curve["update"],
+        "update": [round(update, 2) for update in curve["update"]],
         "loss": [None if loss is None else float(f"{loss:.6g}") for loss in curve["loss"]],
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import json
+import re
 from collections.abc import Sequence
 
 from isoloss.recipe.errors import NotDeterministic, StoreError
@@ -12,6 +12,7 @@ from isoloss.store.pieces import Manifest, Piece
 from isoloss.store.tensors import differences
 
 SHOWN = 8
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},]|[^\[\]{},"]+|"', re.DOTALL)
 
 
 def compare(layers: Sequence[Layer], piece: Piece, manifest: Manifest) -> None:
@@ -86,8 +87,13 @@ def _provenance(layers: Sequence[Layer], piece: Piece) -> list[str]:
 
 
 def _pretty(recipe: bytes) -> list[str]:
-    text = recipe.decode(errors="replace")
-    try:
-        return json.dumps(json.loads(text), indent=1, sort_keys=True).splitlines()
-    except ValueError:
-        return text.splitlines()
+    """One line for each item of a nested recipe, which is JSON up to how it writes its floats."""
+    lines, line, depth = [], "", 0
+    for token in _TOKEN.findall(recipe.decode(errors="replace")):
+        depth -= token in "]}"
+        line += token
+        depth += token in "[{"
+        if token in "[{,":
+            lines.append(line)
+            line = " " * depth
+    return [*lines, line]

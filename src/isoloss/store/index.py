@@ -1,13 +1,16 @@
 """A SQLite index over the manifests of one store: only ever a copy, so it may be deleted at any time.
 
 A damaged or deleted index is replaced by one of the next generation (a new file name): a name that another
-process may hold open is never used again. Where no file can be written, the index lives in memory.
+process may hold open is never used again. Where no file can be written, the index lives in memory. Every host
+has its own: processes on several machines must not share a SQLite file.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
+import platform
 import re
 import sqlite3
 import threading
@@ -36,7 +39,7 @@ CREATE TABLE IF NOT EXISTS measurements (
     key TEXT, name TEXT, at INTEGER, value TEXT, piece TEXT, PRIMARY KEY (key, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS conflicts (key TEXT, what TEXT, UNIQUE (key, what));
 """
-_PATIENCE = 60.0
+_PATIENCE = 20.0
 T = TypeVar("T")
 P = ParamSpec("P")
 # Closing a connection in a forked child could disturb the parent's, so the child keeps it, unused.
@@ -92,8 +95,9 @@ class Index:
         """
         self._folder = folder
         self._refill = refill
-        self._pattern = re.compile(re.escape(name) + rf"-v{SCHEMA_VERSION}-(\d{{6}})\.sqlite")
-        self._name = name
+        host = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+        self._stem = f"{name}-{host}-v{SCHEMA_VERSION}"
+        self._pattern = re.compile(re.escape(self._stem) + r"-(\d{6})\.sqlite")
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._process = 0
@@ -128,7 +132,7 @@ class Index:
         return sorted(path for path in self._folder.iterdir() if self._pattern.fullmatch(path.name))
 
     def _recover(self, error: sqlite3.DatabaseError) -> None:
-        # Operational errors (no space, read-only, locked for a minute) are no damage: do without a file.
+        # Operational errors (no space, read-only, locked for long) are no damage: do without a file.
         if isinstance(error, sqlite3.OperationalError):
             self._folder = None
         self.rebuild()
@@ -142,7 +146,7 @@ class Index:
         if self._folder is not None:
             try:
                 self._folder.mkdir(exist_ok=True)
-                path = self._folder / f"{self._name}-v{SCHEMA_VERSION}-{generation:06d}.sqlite"
+                path = self._folder / f"{self._stem}-{generation:06d}.sqlite"
                 self._connect(str(path))
                 return
             except (OSError, sqlite3.OperationalError):
@@ -153,6 +157,7 @@ class Index:
         # Transactions are begun by hand; the lock makes one connection fit for several threads.
         connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
         try:
+            connection.execute("PRAGMA synchronous=NORMAL")
             deadline = time.monotonic() + _PATIENCE
             while True:
                 try:
@@ -164,7 +169,6 @@ class Index:
                     if "locked" not in str(error) or time.monotonic() > deadline:
                         raise
                     time.sleep(0.01)
-            connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA temp_store=MEMORY")
             connection.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY) WITHOUT ROWID")
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -115,8 +116,8 @@ class Layer:
         if _matches(name, data):
             return data
         path = self.backend.path(name)
-        self.put_aside(name, f"{path} is damaged")
-        advice = "moved to quarantine/" if self.writable else "it lies in a read-only layer, restore it there"
+        moved = self.put_aside(name, f"{path} is damaged")
+        advice = "moved to quarantine/" if moved else "it lies where it cannot be moved, restore it there"
         raise DamagedBlob(
             f"{path} is damaged: its content does not match its name ({advice}); run again, and what it held "
             "is trained again where it is needed"
@@ -132,19 +133,19 @@ class Layer:
             return str(error)
         return None if _matches(name, data) else f"{self.backend.path(name)} is damaged"
 
-    def put_aside(self, name: str, why: str) -> None:
-        """Make a damaged file count as missing."""
+    def put_aside(self, name: str, why: str) -> bool:
+        """Make a damaged file count as missing; True if it could be moved out of the way."""
         self.notices.append(why)
         self._unusable.add(name)
-        try:
+        # A store that cannot be written can still be read: then only this process remembers.
+        with contextlib.suppress(StoreError):
             if not self.writable:
                 self._top.put_new(self._mark(name), (why.encode(),))
             elif self.backend.exists(name):
                 self.backend.move(name, f"quarantine/{name.rpartition('/')[2]}")
                 self._unusable.discard(name)
-        except StoreError:
-            # A store that cannot be written can still be read: then only this process remembers.
-            return
+                return True
+        return False
 
     def _mark(self, name: str) -> str:
         return f"quarantine/{self._name}-{name.rpartition('/')[2]}.mark"
@@ -194,8 +195,9 @@ class Layer:
             return decode(self.read_blob(blob_name(digest, "safetensors")))
         except DamagedBlob:
             if self.writable:
-                for key in self.index.states_with(digest):
-                    self.backend.put_new(f"released/{key}", ())
+                with contextlib.suppress(StoreError):
+                    for key in self.index.states_with(digest):
+                        self.backend.put_new(f"released/{key}", ())
             raise
 
     def curve(self, digest: str) -> dict[str, np.ndarray]:

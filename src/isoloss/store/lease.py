@@ -51,13 +51,16 @@ class Lease:
         """Owner named by the newest record; None where the lease is free."""
         return self._newest()[1]
 
-    def take(self) -> bool:
-        """Take the lease if it is free or stale, without waiting; call again later to go on watching."""
+    def take(self, abandoned: Callable[[str], bool] = lambda owner: False) -> bool:
+        """Take the lease if it is free or stale, without waiting; call again later to go on watching.
+
+        `abandoned` says of an owner whether it is known to be gone: then its lease counts as free.
+        """
         if self.held:
             return self.beat()
         number, owner = self._newest()
         now = self._clock()
-        if owner is not None:
+        if owner is not None and not abandoned(owner):
             if self._watched is None or self._watched[0] != number:
                 self._watched = (number, now)
             if now - self._watched[1] < self.patience:
@@ -75,22 +78,34 @@ class Lease:
         self._mine = None
 
     def _newest(self) -> tuple[int, str | None]:
-        numbers = sorted(int(name) for name in self._backend.list(self._folder) if name.isdigit())
-        for number in reversed(numbers):
+        while numbers := self._numbers():
             try:
-                return number, json.loads(self._backend.get(f"{self._folder}/{number:012d}"))["owner"]
+                record = self._backend.get(self._file(numbers[-1]))
             except FileNotFoundError:
+                # The owner has moved on since we listed.
                 continue
+            return numbers[-1], json.loads(record)["owner"]
         return 0, None
 
     def _advance(self, number: int, owner: str | None) -> bool:
         record = canonical_json({"owner": owner}).encode()
-        won = self._backend.put_new(f"{self._folder}/{number + 1:012d}", (record,), durable=False)
-        self._mine = number + 1 if won else None
-        self._watched = None
-        if won:
-            # The newest record stays even when the lease is free, so that numbers are never used twice.
-            for name in self._backend.list(self._folder):
-                if name.isdigit() and int(name) <= number:
-                    self._backend.delete(f"{self._folder}/{name}")
-        return won
+        mine = number + 1
+        self._mine = self._watched = None
+        if not self._backend.put_new(self._file(mine), (record,), durable=False):
+            return False
+        numbers = self._numbers()
+        if numbers[-1:] != [mine]:
+            # What we read was old: others had passed this number and removed its record.
+            self._backend.delete(self._file(mine))
+            return False
+        # The newest record stays even when the lease is free, so that the numbers never start again.
+        for old in numbers[:-1]:
+            self._backend.delete(self._file(old))
+        self._mine = mine
+        return True
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(name) for name in self._backend.list(self._folder) if name.isdigit())
+
+    def _file(self, number: int) -> str:
+        return f"{self._folder}/{number:012d}"

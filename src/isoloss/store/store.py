@@ -20,7 +20,7 @@ from isoloss.store.backend import Backend, PosixBackend
 from isoloss.store.index import Row
 from isoloss.store.layer import DamagedBlob, Layer, open_layer
 from isoloss.store.lease import Lease
-from isoloss.store.pieces import Manifest, Piece, Side, piece_id
+from isoloss.store.pieces import Manifest, Piece, Side, manifest_name, piece_id
 from isoloss.store.tables import encode_curve, encode_measurements
 from isoloss.store.tensors import Blob, blob_name, encode
 
@@ -84,7 +84,7 @@ class Store:
     # Writing
 
     def publish(self, piece: Piece, keep_state: bool = True) -> bool:
-        """Make a piece appear; True if anything was new.
+        """Make a piece appear; True if this call did it (or restored its state), False if it was there.
 
         What is already stored at an equal key must agree to the bit: an equal piece is a no-op, and a
         different one raises NotDeterministic. `keep_state=False` records the digest without keeping the
@@ -103,6 +103,7 @@ class Store:
         keep = keep_state and state is not None
         if self._complete(manifest, keep):
             return False
+        there = any(layer.index.piece(manifest.piece) for layer in self.layers)
         if state is not None and keep:
             blobs += [state, *sides.values()]
         top = self.top.backend
@@ -110,7 +111,7 @@ class Store:
             top.put_new(blob.name, blob.chunks)
         if state is not None and not keep and not self.top.has(piece.end_key):
             top.put_new(f"released/{piece.end_key}", ())
-        top.put_new(manifest.name, (encoded,))
+        made = top.put_new(manifest.name, (encoded,))
         for blob in blobs:
             # Another process may have swept a blob after we found it there and before our manifest named it.
             if not top.exists(blob.name):
@@ -119,7 +120,7 @@ class Store:
             top.delete(f"released/{piece.end_key}")
         self.top.ingest_key(piece.end_key)
         alarm.compare(self.layers, piece, manifest)
-        return True
+        return made or there
 
     def _complete(self, manifest: Manifest, keep: bool) -> bool:
         wanted = [digest for digest, _ in manifest.sides.values()]
@@ -305,6 +306,13 @@ class Store:
                 if layer.has_blob(blob_name(digest, "safetensors")):
                     found.setdefault(key, set()).add(observer)
         return found
+
+    def manifest(self, row: Row) -> Manifest:
+        """Everything noted with a piece. Raises StoreError where it is gone."""
+        for layer in self.layers:
+            if layer.index.piece(row.piece):
+                return layer.read_manifest(manifest_name(row.end_key, row.piece))
+        raise StoreError(f"no piece {row.piece} in the store at {self.path}")
 
     # Giving way
 

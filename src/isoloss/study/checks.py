@@ -158,9 +158,11 @@ def _average(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "average.length",
             f"found {average['length']} in a run of {config['duration']}; allowed: at most its length",
         )
-    every = amount(average["every"], config)
-    length = amount(average["length"], config, every[1]) if every else None
-    if every and length and abs(length[0] / every[0] - round(length[0] / every[0])) > 1e-9:
+    if TUNED in (average["length"], average["every"]):
+        return
+    whole, every = Quantity.parse(average["length"]), Quantity.parse(average["every"])
+    parts = whole.value / every.value
+    if whole.unit == every.unit and abs(parts - round(parts)) > 1e-9:
         yield (
             "average.every",
             f"found {average['every']}; allowed: a divisor of the length of {average['length']}",

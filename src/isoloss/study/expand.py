@@ -17,7 +17,7 @@ from typing import Any
 from isoloss.recipe.errors import nearest
 from isoloss.recipe.units import Quantity
 from isoloss.study.checks import TUNED, disagreements
-from isoloss.study.parts import UNSAID, Parts
+from isoloss.study.parts import UNSAID, Parts, reach
 from isoloss.study.problems import Path, Problems, show
 from isoloss.study.resolve import Leaf, complete, locate, merge, nested, resolve
 from isoloss.study.schema import CONFIG, TOP_LEVEL, TUNABLE
@@ -101,7 +101,8 @@ class Expansion(Parts):
                 f"found {count} runs ({len(self.arms)} arms times the grid); allowed: at most {MOST_CELLS}"
             )
             self.problems.add(("grid",), message)
-        self.problems.raise_if_any()
+        if self.problems.count > self.slips:
+            self.problems.raise_if_any()
         variants = {arm: list(self._variants(arm)) for arm in self.arms}
         self.tell_missing()
         self.problems.raise_if_any()
@@ -158,8 +159,9 @@ class Expansion(Parts):
         """What no arm has is missing in the base, the rest in the arms."""
         for path, arms in self._missing.items():
             everywhere = len(arms) == len(self.arms)
+            why = " (that of the base belongs to another name)" if reach(self.base, path) == len(path) else ""
             for arm, message in arms.items():
-                self.problems.add(path if everywhere else ("arms", arm, *path), message)
+                self.problems.add(path if everywhere else ("arms", arm, *path), message + why)
 
     def _variants(self, arm: str) -> Iterator[Variant]:
         written = self.merged(arm)
@@ -184,32 +186,22 @@ class Expansion(Parts):
         before = self.problems.count
         leaves: dict[str, Leaf] = {}
         values: dict[str, Any] = {}
-        lists: list[tuple[Path, dict[str, list[Any]]]] = [
-            (("grid",), self.swept),
-            (("tune",), self.tuned),
-            (("tune", "at"), self.points),
-        ]
-        for section, entries in lists:
-            for path, listed in entries.items():
-                place = (*section, path)
-                leaf = self._leaf(arm, path, written, place)
+        for section, lists in (("grid", self.swept), ("tune", self.tuned)):
+            for path, listed in lists.items():
+                leaf = self._leaf(arm, path, written, (section, path))
                 if leaf is None:
                     continue
                 leaves[path] = leaf
-                checked = self._checked(leaf, place, listed)
-                if section == ("tune",) and (leaf.decides or path.partition(".")[0] not in TUNABLE):
+                checked = self._checked(leaf, (section, path), listed)
+                if section == "tune" and (leaf.decides or path.partition(".")[0] not in TUNABLE):
                     message = f"found {show(path)}; allowed: a value, not a name, in {', '.join(TUNABLE)}"
-                    self.problems.add(place, message)
-                if section == ("tune", "at") and leaf.decides:
-                    swept = self.swept.get(path, [])
-                    if any(value not in swept for value in checked):
-                        self.problems.add(place, f"found {show(checked)}; allowed: names in grid.{path}")
-                if path not in chosen and section != ("tune", "at"):
-                    values[path] = listed[0]
-        if self.problems.count > before:
-            return None
+                    self.problems.add((section, path), message)
+                if path not in chosen and checked:
+                    values[path] = checked[0]
+        if len(leaves) < len(self.swept) + len(self.tuned):
+            return None  # what a mistyped path was to give would be told as missing
         config = self.resolved(arm, written, values)
-        if not config:
+        if not config or self.problems.count > before:
             return None
         for path in self.tuned:
             _set(config, path, TUNED)
@@ -223,23 +215,21 @@ class Expansion(Parts):
             if place is not None:
                 if path not in self._nowhere:
                     self._nowhere[path] = not any(_has(self.merged(other), path) for other in self.arms)
-                where = "" if self._nowhere[path] else f" in arm {arm!r}; every arm must have it"
+                where = "" if self._nowhere[path] else f" (in arm {arm!r}; every arm must have it)"
                 self.problems.add(place, f"{problem}{where}")
             return None
 
     def _checked(self, leaf: Leaf, place: Path, values: Iterable[Any]) -> list[Any]:
         """Canonical values; those that are not allowed are told and left out."""
         good: list[Any] = []
-        single = place[:2] == ("tune", "at") and not isinstance(self.raw["tune"]["at"][place[2]], list)
         for index, value in enumerate(values):
-            where = place if single else (*place, index)
             try:
                 checked = leaf.check(value)
             except ValueError as problem:
-                self.problems.add(where, str(problem))
+                self.problems.add((*place, index), str(problem))
                 continue
             if checked in good:
-                self.problems.add(where, f"found {show(value)} again; allowed: every value once")
+                self.problems.add((*place, index), f"found {show(value)} again; allowed: every value once")
             good.append(checked)
         if leaf.path == "duration" and len({Quantity.parse(value).unit for value in good}) > 1:
             self.problems.add(place, f"found several units in {show(good)}; allowed: one unit for the axis")
@@ -272,7 +262,17 @@ class Expansion(Parts):
         if not self.tune:
             return
         axes = {path: _where_unnamed(path, values) for path, values in self.grid.items()}
-        axes |= {path: tuple(map(first.leaves[path].check, listed)) for path, listed in self.points.items()}
+        for path, listed in self.points.items():
+            place: Path = ("tune", "at", path)
+            if path not in self.grid:
+                paths = f"{', '.join(self.grid) or 'none'}{nearest(path, self.grid)}"
+                self.problems.add(place, f"found {show(path)}; allowed: paths of grid: {paths}")
+                continue
+            values = self._checked(first.leaves[path], place, listed)
+            if any(value not in self.grid[path] for value in values):
+                known = ", ".join(map(show, self.grid[path]))
+                self.problems.add(place, f"found {show(values)}; allowed: values of grid.{path}: {known}")
+            axes[path] = tuple(values)
         count = math.prod(map(len, (*axes.values(), *self.tune.values()))) * len(self.arms)
         if count > MOST_CELLS:
             self.problems.add(("tune",), f"found {count} runs to tune with; allowed: at most {MOST_CELLS}")
@@ -290,7 +290,7 @@ class Expansion(Parts):
         for arm, found in variants.items():
             for point, candidate in product(self.at, candidates):
                 variant = next(one for one in found if one.chosen.items() <= point.items())
-                self._check(arm, variant.at(point | candidate), point, tuning=True)
+                self._check(arm, variant.at(point | candidate), point)
 
     def _same_arms(self, variants: dict[str, list[Variant]]) -> None:
         seen: dict[str, str] = {}
@@ -320,18 +320,14 @@ class Expansion(Parts):
                     self._check(arm, config, coordinates)
                     self.cells.append((arm, coordinates, config, extra))
 
-    def _check(
-        self, arm: str, config: dict[str, Any], coordinates: dict[str, Any], tuning: bool = False
-    ) -> None:
+    def _check(self, arm: str, config: dict[str, Any], coordinates: dict[str, Any]) -> None:
         """Note what does not fit together in one run; of an arm each path once, of several arms together."""
         for path, message in disagreements(config):
             if (arm, path) in self._told:
                 continue
             self._told.add((arm, path))
             place = self.place(arm, tuple(path.split(".")))
-            if tuning and path in self.points:
-                place = ("tune", "at", path)
-            elif place == ("grid", path) and coordinates[path] in self.grid[path]:
+            if place == ("grid", path) and coordinates[path] in self.grid[path]:
                 place = (*place, self.grid[path].index(coordinates[path]))
             self._disagreed.setdefault((place, message), {})[arm] = None
 

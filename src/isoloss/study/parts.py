@@ -29,6 +29,7 @@ class Parts:
 
     ``arms``: overrides by name. ``swept`` and ``tuned``: lists as written by dotted path; ``points``: those
     of ``tune.at``. ``extra``: the longer duration of the baseline, None for none, UNSAID for the default.
+    ``slips``: how many of the mistakes leave the rest readable.
     """
 
     def __init__(self, raw: dict[str, Any], problems: Problems) -> None:
@@ -41,7 +42,9 @@ class Parts:
         head = {key: raw[key] for key in Head.model_fields if key in raw}
         self.head = resolve(Node(Head), head, (), self._tell)
         self.base = {key: raw[key] for key in CONFIG_KEYS if key in raw}
+        before = problems.count
         resolve(CONFIG, self.base, (), self._tell_written)
+        self.slips = problems.count - before
         self.arms = self._arms()
         self.swept = self._lists("grid", ())
         self.tuned = self._lists("tune", ("at", *Tuning.model_fields))
@@ -57,8 +60,8 @@ class Parts:
         for section, lists in (("grid", self.swept), ("tune", self.tuned)):
             if dots in lists:
                 return (section, dots)
-        depth = _reach(self.arms.get(arm, {}), path)
-        return ("arms", arm, *path) if depth and depth >= _reach(self.base, path) else path
+        depth = reach(self.arms.get(arm, {}), path)
+        return ("arms", arm, *path) if depth and depth >= reach(self.base, path) else path
 
     def _tell(self, _kind: str, path: Path, message: str) -> None:
         self.problems.add(path, message)
@@ -140,8 +143,6 @@ class Parts:
             if values == []:
                 message = "found an empty list; allowed: a value or a list of values"
                 self.problems.add(("tune", "at", path), message)
-            elif path in self.tuned:
-                self.problems.add(("tune", "at", path), "found the path that is tuned; allowed: other paths")
         return {path: values if isinstance(values, list) else [values] for path, values in at.items()}
 
     def _baseline(self) -> str:
@@ -179,13 +180,13 @@ class Parts:
                     self.problems.add((other, longer), message)
             parts = tuple(path.split("."))
             for arm, override in self.arms.items():
-                if _reach(override, parts) == len(parts):
+                if reach(override, parts) == len(parts):
                     verb = "sweeps" if section == "grid" else "tunes"
                     message = f"found a value that {section} {verb}; allowed: one of them"
                     self.problems.add(("arms", arm, *parts), message)
 
 
-def _reach(tree: Any, path: Path) -> int:
+def reach(tree: Any, path: Path) -> int:
     """How many parts of ``path`` there are in ``tree``."""
     for depth, part in enumerate(path):
         inside = tree if isinstance(tree, dict) else dict(enumerate(tree)) if isinstance(tree, list) else {}

@@ -41,6 +41,13 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def printable(text: str) -> str:
+    """Text with control characters and line separators escaped, so that a message stays on its line."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )
+
+
 class Problems:
     """What is wrong with one study: lines of ``file:line: path: message``, each said once.
 
@@ -67,7 +74,7 @@ class Problems:
         place = self.name if line is None else f"{self.name}:{line}"
         where = f"{dotted(path)}: " if path else ""
         self.count += 1
-        self._found[f"{place}: {where}{message}"] = None
+        self._found[printable(f"{place}: {where}{message}")] = None
 
     def raise_if_any(self) -> None:
         """Raise one StudyError with everything found so far, or return."""

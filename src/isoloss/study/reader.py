@@ -8,8 +8,9 @@ a word).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -24,7 +25,7 @@ from ruamel.yaml.events import (
 )
 
 from isoloss.recipe.errors import StudyError, nearest
-from isoloss.study.problems import Path, show
+from isoloss.study.problems import Path, printable, show
 
 DEEPEST = 32
 LARGEST_FILE = 1_000_000
@@ -37,6 +38,7 @@ _BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"([-+]?)\.(inf|Inf|INF|nan|NaN|NAN)")
 _LONGEST_NUMBER = 400
+_HALF = re.compile("[\ud800-\udfff]")
 _STANDARD = "tag:yaml.org,2002:"
 
 
@@ -71,12 +73,14 @@ def read(text: str, name: str) -> tuple[Any, dict[Path, int]]:
         line = f":{mark.line + 1}" if mark is not None else ""
         reason = " ".join(str(part) for part in (error.context, error.problem) if part)
         hint = "; allowed: spaces, not tabs, for indentation" if "\\t" in reason else ""
-        raise StudyError(f"{name}{line}: this is not YAML: {' '.join(reason.split())}{hint}") from None
+        raise StudyError(
+            printable(f"{name}{line}: this is not YAML: {' '.join(reason.split())}{hint}")
+        ) from None
     except (YAMLError, ValueError, OverflowError) as error:
         position = getattr(error, "position", None)
         line = f":{text.count(chr(10), 0, position) + 1}" if isinstance(position, int) else ""
-        reason = getattr(error, "reason", None) or str(error)
-        raise StudyError(f"{name}{line}: this is not YAML: {' '.join(str(reason).split())}") from None
+        reason = " ".join(str(getattr(error, "reason", None) or error).split())
+        raise StudyError(printable(f"{name}{line}: this is not YAML: {reason}")) from None
     return reader.value, reader.lines
 
 
@@ -130,10 +134,8 @@ class _Reader:
 
     def _resolved(self, event: Any, line: int) -> Any:
         tag = str(event.tag) if event.tag else None
-        if tag == "!" or (tag is None and event.style is not None):
-            return event.value
-        if tag in (_STANDARD + "str", "!!str"):
-            return event.value
+        if tag in ("!", _STANDARD + "str") or (tag is None and event.style is not None):
+            return self._whole(event.value, line)
         if tag is not None:
             self._fail(line, f"found the tag {show(tag)}; allowed: plain values without tags")
         return self._core(event.value, line)
@@ -157,6 +159,13 @@ class _Reader:
             return float(special[1] + special[2])
         return text
 
+    def _whole(self, text: str, line: int) -> str:
+        r"""Text in which the two halves of ``"\ud83d\ude00"``, as JSON escapes it, are one character."""
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            self._fail(line, "found half a character (a lone surrogate); allowed: text that UTF-8 can hold")
+
     def _begin(self, event: Any, line: int) -> None:
         self._keyless(line)
         if event.tag:
@@ -170,7 +179,7 @@ class _Reader:
             self._anchors.pop(event.anchor, None)
 
     def _key(self, key: str, line: int, *, plain: bool) -> None:
-        top = self._stack[-1]
+        top, key = self._stack[-1], self._whole(key, line)
         if key == "<<" and plain:
             self._fail(line, "found a merge key <<; allowed: keys written out, or an arm that overrides them")
         if key in top.value:
@@ -232,8 +241,8 @@ class _Reader:
             self.lines[path] = line
         return path
 
-    def _fail(self, line: int, message: str) -> None:
-        raise StudyError(f"{self.name}:{line}: {message}")
+    def _fail(self, line: int, message: str) -> NoReturn:
+        raise StudyError(printable(f"{self.name}:{line}: {message}"))
 
 
 def plain(value: Any, name: str, path: str = "", depth: int = 0) -> Any:
@@ -241,22 +250,24 @@ def plain(value: Any, name: str, path: str = "", depth: int = 0) -> Any:
 
     Raises StudyError, naming the place, for anything that a study file could not hold.
     """
-    where = f"{path}: " if path else ""
     if depth > DEEPEST:
-        raise StudyError(
-            f"{name}: {where}found more than {DEEPEST} levels of nesting; allowed: at most {DEEPEST}"
-        )
+        raise _unfit(name, path, f"more than {DEEPEST} levels of nesting; allowed: at most {DEEPEST}")
+    if isinstance(value, str) and _HALF.search(value):
+        raise _unfit(name, path, "half a character (a lone surrogate); allowed: whole text")
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
         return [plain(item, name, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
-    if hasattr(value, "items"):
+    if isinstance(value, Mapping):
         made: dict[str, Any] = {}
         for key, item in value.items():
             if not isinstance(key, str):
-                raise StudyError(f"{name}: {where}found the key {show(key)}; allowed: text keys")
-            made[key] = plain(item, name, f"{path}.{key}" if path else key, depth + 1)
+                raise _unfit(name, path, f"the key {show(key)}; allowed: text keys")
+            made[plain(key, name, path)] = plain(item, name, f"{path}.{key}" if path else key, depth + 1)
         return made
-    raise StudyError(
-        f"{name}: {where}found a {type(value).__name__}; allowed: mappings, lists, text, numbers, bool, None"
-    )
+    permitted = "mappings, lists, text, numbers, true, false, null"
+    raise _unfit(name, path, f"a {type(value).__name__}; allowed: {permitted}")
+
+
+def _unfit(name: str, path: str, found: str) -> StudyError:
+    return StudyError(printable(f"{name}: {path}{': ' if path else ''}found {found}"))

@@ -55,7 +55,9 @@ def _kept(node: Node, base: dict[str, Any], override: dict[str, Any]) -> dict[st
         and any(key in override for key in choice.keys)
         and choice.chosen(override) != choice.chosen(base)
     ):
-        kept = {key: value for key, value in base.items() if key in choice.common}
+        model = choice.model(choice.chosen(override))
+        known = choice.common if model is None else writable(model)
+        kept = {key: value for key, value in base.items() if key in choice.common and key in known}
     if any(key in override for key in node.exclusive):
         kept = {key: value for key, value in kept.items() if key not in node.exclusive}
     return kept
@@ -216,7 +218,8 @@ def locate(path: str, config: dict[str, Any]) -> Leaf:
         if part in node.children:
             child = node.children[part]
             if child.optional and mapping.get(part) is None:
-                raise ValueError(f"found {show(path)}, but {'.'.join(parts[: depth + 1])} is null")
+                above = ".".join(parts[: depth + 1])
+                raise ValueError(f"found {show(path)}, but {above} is null; allowed: what is there")
             node, mapping = child, mapping.get(part)
         elif part in node.either and not last:
             node, mapping = node.either[part], mapping.get(part)
@@ -224,7 +227,7 @@ def locate(path: str, config: dict[str, Any]) -> Leaf:
             return Leaf(path, choice=node.choice)
         elif last and model is not None and part in writable(model):
             return Leaf(path, model, part)
-        elif last and part and model is not None and issubclass(model, Free):
+        elif last and part and (model is None or issubclass(model, Free)):
             return Leaf(path)
         else:
             known = _keys(node, mapping)

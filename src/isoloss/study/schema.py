@@ -45,20 +45,19 @@ class Seeds(Section):
 class Data(Section):
     """What every data source takes."""
 
-    context: Annotated[Whole, Field(ge=1, le=1_048_576)] | None = Field(
+    context: Annotated[Whole, Field(ge=1, le=10_000_000)] | None = Field(
         None, description="tokens a sequence; needed by token sources, null for vectors"
     )
     size: Size | None = Field(None, description="limit on the unique training data; null: all of it")
     tokenizer: None = Field(None, json_schema_extra=ABSENT)
-    version: str | int | None = Field(
-        None, description="stands for the code of one's own source in every key"
-    )
+    version: str | int | None = Field(None, json_schema_extra=ABSENT)
 
 
 class OwnData(Data, Free):
     """A data source of the user's own, with free options."""
 
     tokenizer: str | None = Field(None, description="passed on")  # type: ignore[assignment]
+    version: str | int | None = Field(None, description="stands for the code in every key")
 
 
 class Training(Section):
@@ -234,9 +233,7 @@ CONFIG = Node(
     either={"seed": SEEDS},
     children={
         "data": Node(
-            choice=Choice(
-                "data", "source", None, Data, OwnData, common=("context", "size", "tokenizer", "version")
-            )
+            choice=Choice("data", "source", None, Data, OwnData, common=("context", "size", "tokenizer"))
         ),
         "model": Node(choice=Choice("model", "family", "gpt", Section, Free, own_key="name")),
         "training": Node(

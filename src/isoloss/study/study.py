@@ -154,7 +154,8 @@ def _made(
     return Study(
         name=done.head["study"],
         path=path,
-        text=text if text is not None else json.dumps(raw, indent=2, ensure_ascii=False),
+        # DEL is the one character that JSON leaves bare and YAML does not
+        text=text if text is not None else json.dumps(raw, indent=2).replace("\x7f", "\\u007f"),
         baseline=done.baseline,
         arms=tuple(Arm(arm, override) for arm, override in done.arms.items()),
         cells=tuple(Cell(*cell) for cell in done.cells),

@@ -162,7 +162,7 @@ class Trainer:
         tree, losses = PairwiseSum(), PairwiseSum()
         alone = rule.micro_batches == 1
         for index in self.mine:
-            torch.manual_seed(_noise(int(rule.seeds["noise"]), self.update, index))
+            torch.default_generator.manual_seed(_noise(int(rule.seeds["noise"]), self.update, index))
             part = batch if alone else tasks.part(batch, index * size, (index + 1) * size)
             with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-autocast"):
                 total, count = self.task.loss(self.forward, part)

@@ -17,9 +17,13 @@ PRECISIONS = ("fp32", "bf16-autocast", "bf16-master")
 def detect(precision: str = "fp32", *, compiled: bool = False, threads: int = 1) -> dict[str, Any]:
     """The numerics record of this process's machine.
 
-    ``precision``: ``fp32``, ``bf16-autocast`` (fp32 weights, bf16 operations) or ``bf16-master`` (bf16 weights
-    and gradients, fp32 masters and moments).
+    ``precision``: ``fp32``, ``bf16-autocast`` (fp32 weights, bf16 operations), ``bf16-master`` (bf16 weights
+    and gradients, fp32 masters and moments) or ``fast``: ``bf16-master`` where the processor multiplies bf16,
+    else ``fp32`` (docs/models.md has the measured table).
     """
+    if precision == "fast":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        precision = "bf16-master" if native else "fp32"
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     return {

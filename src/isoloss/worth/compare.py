@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
-from scipy.interpolate import PchipInterpolator
 
 from isoloss.worth.results import Result, Results
 
@@ -106,6 +104,8 @@ class Curve:
         """Logarithm of the D at which the loss is reached; NaN outside the measured range."""
         if len(self._x) < 2:
             return np.full_like(log_loss, np.nan)
+        from scipy.interpolate import PchipInterpolator
+
         inverse = PchipInterpolator(self._y[::-1], self._x[::-1], extrapolate=False)
         return np.asarray(inverse(log_loss))
 
@@ -220,8 +220,15 @@ def _pooled(observed: Mapping[int, Mapping[str, Mapping[str, float]]], currency:
 def _ratio(mean: float, count: int, spread: float, freedom: int) -> Ratio:
     if count < FEWEST_SEEDS or not freedom or not math.isfinite(spread):
         return Ratio(math.exp(mean))
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * spread / math.sqrt(count)
+    half = student(freedom) * spread / math.sqrt(count)
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+
+
+def student(freedom: int) -> float:
+    """Quantile of Student's t for a two-sided interval at LEVEL."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.5 + LEVEL / 2))
 
 
 def _overall(arm: str, observed: Mapping[int, Mapping[str, Mapping[str, float]]]) -> Overall | None:
@@ -256,7 +263,7 @@ def _trend(
     mean = float(slopes.mean())
     if len(slopes) < FEWEST_SEEDS:
         return Trend(mean, None, None, "not resolved")
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(slopes) - 1) * slopes.std(ddof=1) / math.sqrt(len(slopes)))
+    half = student(len(slopes) - 1) * float(slopes.std(ddof=1)) / math.sqrt(len(slopes))
     low, high = mean - half, mean + half
     if low > 0 or high < 0:
         verdict = "growing" if mean > 0 else "fading"

@@ -21,7 +21,7 @@
   const controls = $("controls");
   // Named buttons only: Plotly's own set holds one that sends the plot to a server.
   const options = {
-    responsive: true, displaylogo: false, typesetMath: false, plotlyServerURL: "", toImageButtonOptions: { format: "svg" },
+    responsive: true, displayModeBar: true, displaylogo: false, typesetMath: false, plotlyServerURL: "", toImageButtonOptions: { format: "svg" },
     modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]],
   };
 
@@ -43,7 +43,7 @@
       xscale: chosen.get("xscale") ?? "log",
       yscale: chosen.get("yscale") ?? "log",
       seeds: chosen.get("seeds") ?? "mean",
-      part: chosen.get("part") ?? "curve",
+      part: chosen.get("part") ?? $("curves")?.dataset.part ?? "curve",
     };
   }
 
@@ -76,7 +76,7 @@
     const axis = { gridcolor: look.hair, linecolor: look.rule, zeroline: false, tickcolor: look.rule, ticks: "outside", ticklen: 4, automargin: true };
     const values = traces.flatMap((trace) => trace.x).filter((value) => value > 0);
     const marks = xscale === "log" && values.length ? ticks(values, x, element.clientWidth - 118) : { exponentformat: x === "C" ? "power" : "SI", rangemode: "tozero" };
-    return Plotly.react(element, traces, {
+    Plotly.react(element, traces, {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "closest",
       font: { family: look.sans, size: 12, color: look.ink },
       margin: { l: 56, r: 62, t: 30, b: 44 },
@@ -88,7 +88,10 @@
         x: xscale === "log" ? Math.log10(note.x) : note.x, y: yscale === "log" ? Math.log10(note.y) : note.y,
         text: escaped(note.text), showarrow: false, xanchor: "left", xshift: 7, font: { color: look.muted, size: 11 },
       })),
-    }, options);
+    }, options).then(() => {
+      // The group around them and the buttons have the words; nameless pictures would only be read out as such.
+      document.querySelectorAll(".live svg, #js-plotly-tester").forEach((svg) => svg.setAttribute("aria-hidden", "true"));
+    });
   }
 
   const perUpdate = (run, x) => x === "S" ? 1 : run.S && run[x] != null ? run[x] / run.S : null;
@@ -160,27 +163,27 @@
   function drawLaw(element) {
     const law = data.laws[Number(element.dataset.law)], style = styles.get(law.arm), look = theme();
     const runs = data.runs.filter((run) => run.arm === law.arm && run.D);
-    const held = new Set(law.held.map((row) => `${row.N} ${row.D}`));
+    const held = (run) => law.held.some((row) => row.D === run.D && (row.N == null || row.N === run.N));
     const traces = [], ends = [];
     for (const curve of law.curves) {
-      const size = `N ${compact(curve.N)}`;
-      if (curve.low.length && curve.high.length) {
+      const size = curve.N == null ? "all sizes" : `N ${compact(curve.N)}`;
+      if (curve.low && curve.high) {
         traces.push({ type: "scatter", mode: "lines", hoverinfo: "skip", x: [...curve.x, ...[...curve.x].reverse()], y: [...curve.high, ...[...curve.low].reverse()], fill: "toself", fillcolor: style.color + "26", line: { width: 0 } });
       }
-      const reach = Math.max(0, ...runs.filter((run) => run.N === curve.N).map((run) => run.D));
+      const reach = Math.max(0, ...runs.filter((run) => curve.N == null || run.N === curve.N).map((run) => run.D));
       const inside = curve.x.filter((x) => x <= reach).length;
       const parts = [[0, inside, "solid", "fitted"], [Math.max(0, inside - 1), curve.x.length, "dash", "beyond the measured lengths"]];
       for (const [from, to, dash, word] of parts) {
         if (to - from < 2) continue;
         const text = curve.x.slice(from, to).map((x, i) => {
-          const low = curve.low[from + i], high = curve.high[from + i];
+          const low = curve.low?.[from + i], high = curve.high?.[from + i];
           return `${size}, ${amount(x, "D")}, ${word}${low != null && high != null ? `<br>[${low.toFixed(4)}, ${high.toFixed(4)}]` : ""}`;
         });
         traces.push({ type: "scatter", mode: "lines", x: curve.x.slice(from, to), y: curve.loss.slice(from, to), text, line: { color: style.color, width: 1.8, dash }, hovertemplate: "<b>law</b> %{y:.4f}<br>%{text}<extra></extra>" });
       }
       if (curve.x.length) ends.push({ x: curve.x.at(-1), y: curve.loss.at(-1), text: size });
     }
-    const fitted = runs.filter((run) => !held.has(`${run.N} ${run.D}`));
+    const fitted = runs.filter((run) => !held(run));
     traces.push({
       type: "scatter", mode: "markers", x: fitted.map((run) => run.D), y: fitted.map((run) => run.loss), marker: { color: style.color, symbol: style.symbol, size: 6 },
       text: fitted.map((run) => `N ${compact(run.N)}, seed ${escaped(run.seed)}, ${amount(run.D, "D")}`), hovertemplate: "<b>measured</b> %{y:.4f}<br>%{text}<extra></extra>",
@@ -189,7 +192,7 @@
       traces.push({
         type: "scatter", mode: "markers", x: law.held.map((row) => row.D), y: law.held.map((row) => row.actual),
         marker: { color: look.paper, symbol: style.symbol, size: 9, line: { color: style.color, width: 2 } },
-        text: law.held.map((row) => `N ${compact(row.N)}, ${amount(row.D, "D")}<br>predicted ${row.predicted?.toFixed(4)}`), hovertemplate: "<b>held out</b> %{y:.4f}<br>%{text}<extra></extra>",
+        text: law.held.map((row) => `${row.N == null ? "all sizes" : `N ${compact(row.N)}`}, ${amount(row.D, "D")}<br>predicted ${row.predicted?.toFixed(4)}`), hovertemplate: "<b>held out</b> %{y:.4f}<br>%{text}<extra></extra>",
       });
     }
     draw(element.id, traces, { x: "D", xscale: "log", yscale: "log" }, ends);

@@ -21,25 +21,27 @@ _TONES = {"better": "green", "worse": "red", "open": "dim italic", "none": "dim 
 MOST_TROUBLES = 5
 
 
-def terminal(result: Mapping[str, Any], page: str | Path | None = None) -> RenderableType:
+def render(result: Mapping[str, Any], page: str | Path | None = None) -> RenderableType:
     """The answer as one rich renderable. Raises ValueError where `result` is no result of schema 1."""
     whole = tidy(result)
     return Group(*_parts(whole, view(whole), page))
 
 
 def _parts(whole: Json, seen: Json, page: str | Path | None) -> Iterator[RenderableType]:
+    said = " ".join((seen["headline"], *seen["sentences"]))
     yield Text(seen["headline"], style="bold")
     for sentence in seen["sentences"]:
         yield Text(sentence)
     if seen["worth"]:
         yield Padding(_worth(whole, seen), (1, 0, 0, 0))
         for group in seen["worth"]:
-            if group["trend"]:
+            if group["trend"] and group["trend"]["words"] not in said:
                 yield Text.assemble((group["arm"], "bold"), f": {group['trend']['words']}")
     sharing = seen["sharing"]
     if sharing:
         yield Text("")
-        yield Text(" ".join((sharing["sentence"], *sharing["extra"])))
+        first = () if formats.count(sharing["shared"]) in said else (sharing["sentence"],)
+        yield Text(" ".join((*first, *sharing["extra"])))
     troubles = seen["troubles"]
     if troubles:
         yield Text("")

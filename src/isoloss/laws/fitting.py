@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from isoloss.laws.form import Form
 from isoloss.laws.losses import Objective
 from isoloss.laws.newton import minimise
 from isoloss.laws.points import Points
-from isoloss.laws.problem import Problem, make_problem, variable_columns
+from isoloss.laws.problem import Problem, from_natural, make_problem, variable_columns
 from isoloss.laws.starts import make_starts, to_theta
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 STARTS = 8
+HOPELESS = 10.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Fit:
     converged: bool
     minima: list[Minimum]
     cluster: Any = None
+    response: str | None = None
+    weighted: bool = True
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -72,6 +75,10 @@ class Fit:
     def x(self) -> str | None:
         """The column a one-variable law reads."""
         return self.problem.columns.get("x")
+
+    def with_parameters(self, values: Mapping[str, Any]) -> Fit:
+        """The same law and rows with other natural parameter values (for draws)."""
+        return replace(self, theta=from_natural(self.form, values, self.problem.centre))
 
     def variables(self, columns: Mapping[str, Any]) -> dict[str, Array]:
         """Variables of the form from values given by column name (or from a table). Raises LawError."""
@@ -158,7 +165,8 @@ class Fit:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write `to_dict` as JSON."""
+        """Write `to_dict` as JSON, making the folder. Raises OSError."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
@@ -197,7 +205,23 @@ def fit(
         first = np.concatenate([first, to_theta(form, problem.centred({**start, **(fixed or {})}))[None, :]])
     if not len(first):
         raise LawError(f"law {form.name!r} offers no start: give start={{...}} or define guesses() in the form")
-    return solve(points, problem, objective, first, cluster)
+    result = solve(points, problem, objective, first, cluster)
+    result.response, result.weighted = y, weighted
+    result.warnings = account(result)
+    return result
+
+
+def account(result: Fit) -> list[str]:
+    """What a reader must know before using the parameters."""
+    found = []
+    if not result.converged:
+        found.append(f"the solver stopped before its tolerance (relative gradient {result.gradient:.1e})")
+    rivals = [m for m in result.minima[1:] if m.objective <= 1.02 * result.objective]
+    if rivals:
+        found.append(f"{len(rivals)} other minima lie within 2 % of the best objective: compare their parameters")
+    if result.diagnosis.not_identified:
+        found.append(result.diagnosis.not_identified)
+    return found
 
 
 def default_delta(form: Form, problem: Problem) -> float:
@@ -220,6 +244,8 @@ def solve(points: Points, problem: Problem, objective: Objective, first: Array, 
         alive = np.isfinite(solution.objective)
         if not alive.any():
             raise LawError(f"law {problem.form.name!r}: no start gives a finite objective on these points")
+        # A start whose valley is ten times above the best one is not followed to the bottom.
+        alive &= solution.objective <= HOPELESS * solution.objective[alive].min() + 1e-12
         theta = solution.theta if step is steps[-1] else distinct(solution.theta[alive])
     assert solution is not None
     values = solution.objective.copy()
@@ -228,7 +254,7 @@ def solve(points: Points, problem: Problem, objective: Objective, first: Array, 
         values = np.sum(weight * np.abs(y - f), axis=1)
     order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
     best = int(order[0])
-    gradient = float(solution.gradient[best] / max(solution.objective[best], 1e-300))
+    gradient = relative_gradient(problem, solution.theta[best], steps[-1])
     result = Fit(
         problem.form,
         points,
@@ -243,6 +269,20 @@ def solve(points: Points, problem: Problem, objective: Objective, first: Array, 
     )
     _refuse_unmoved(result, begun, gradient)
     return result
+
+
+def relative_gradient(problem: Problem, theta: Array, objective: Objective) -> float:
+    """Largest gradient entry that a bound does not hold back, over the objective (at least its rounding)."""
+    model = problem.model()
+    f, state = model.forward(theta[None, :])
+    r = problem.y[None, :] - f
+    slope, curvature = objective.slope(r)
+    weight = problem.weight[None, :]
+    gradient, _ = model.pull(state, -weight * slope, weight * curvature)
+    blocked = ((theta <= problem.lower) & (gradient[0] > 0)) | ((theta >= problem.upper) & (gradient[0] < 0))
+    size = np.abs(gradient[0])[problem.free & ~blocked]
+    total = float(np.sum(weight * objective.rho(r)))
+    return float(size.max(initial=0.0)) / max(total, 1e-20)
 
 
 def continuation(problem: Problem, objective: Objective) -> list[Objective]:

@@ -1,0 +1,42 @@
+# `make quickstart` and `make test` do all set-up themselves; a second call installs nothing again.
+VENV ?= .venv
+PYTHON ?= python3
+export OMP_NUM_THREADS ?= 1
+
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install quickstart test fast lint format types bench docs clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+quickstart: install
+	$(VENV)/bin/isoloss quickstart
+
+test: install lint types
+	$(VENV)/bin/python -m pytest
+
+fast: install
+	$(VENV)/bin/python -m pytest -m 'not slow'
+
+lint: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: install
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+types: install
+	$(VENV)/bin/mypy
+
+bench: install
+	$(VENV)/bin/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache quickstart

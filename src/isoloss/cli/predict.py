@@ -1,0 +1,127 @@
+"""``isoloss predict``: the loss at planned values, and the best (N, D) for a compute budget."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from isoloss.cli.forms import Cluster, Column, Drop, Flops, Law, Pin, X, Y, clean, numbers, read_points
+from isoloss.cli.options import Json, show
+from isoloss.recipe.errors import StudyError
+
+
+def predict(
+    source: Annotated[
+        Path, typer.Argument(metavar="POINTS|FIT.json", help="Table of points, or a saved fit.", show_default=False)
+    ],
+    at: Annotated[list[str] | None, typer.Option("--at", help="Values, for instance N=1e10,D=2e11; repeat it.")] = None,
+    budget: Annotated[
+        list[float] | None, typer.Option("--compute", help="Compute budget in FLOPs: best N and D; repeat it.")
+    ] = None,
+    law: Law = "chinchilla",
+    x: X = "",
+    y: Y = "",
+    column: Column = None,
+    flops: Flops = "",
+    drop_largest: Drop = 0,
+    pin: Pin = None,
+    cluster: Cluster = "",
+    level: Annotated[float, typer.Option("--level", help="Level of the intervals.")] = 0.9,
+    by: Annotated[str, typer.Option("--by", help="Column along which past forecasts calibrate the band.")] = "",
+    json: Json = False,
+) -> None:
+    """Predict the loss at planned values, or the best size and data for a compute budget."""
+    if not at and not budget:
+        raise StudyError("predict: say where, --at N=1e10,D=2e11 or --compute 1e22")
+    targets = [numbers([text], "--at") for text in at or []]
+    if source.suffix == ".json":
+        rows = _from_saved(source, targets, budget or [])
+    else:
+        table = read_points(source, column, flops, drop_largest)
+        options = {"x": x or None, "y": y or None, "fixed": numbers(pin, "--pin"), "cluster": cluster or None}
+        rows = _from_points(table, law, targets, budget or [], options, level, by)
+    if json:
+        show(clean({"level": level, "predictions": rows}))
+        return
+    _print(rows, level)
+
+
+def _from_saved(path: Path, targets: list[dict[str, float]], budgets: list[float]) -> list[dict[str, Any]]:
+    from isoloss import laws
+
+    try:
+        saved = json_module.loads(path.read_text(encoding="utf-8"))
+        form, values, columns = laws.get_form(saved["law"]), saved["parameters"], saved["columns"]
+    except (OSError, KeyError, TypeError, json_module.JSONDecodeError) as error:
+        raise StudyError(f"{path}: not a fit saved by `isoloss fit --save` ({error})") from None
+    rows: list[dict[str, Any]] = []
+    for target in targets:
+        missing = [name for name in columns.values() if name not in target]
+        if missing:
+            raise StudyError(f"--at: law {form.name!r} needs {', '.join(columns.values())}; missing {', '.join(missing)}")
+        value = form.predict(values, {variable: target[name] for variable, name in columns.items()})
+        rows.append({**target, "predicted": float(value)})
+    for budget in budgets:
+        best = laws.optimum(form, values, budget)
+        rows.append({"C": budget, "N": float(best["N"]), "D": float(best["D"]), "predicted": float(best["loss"])})
+    return rows
+
+
+def _from_points(
+    table: Any, law: str, targets: list[dict[str, float]], budgets: list[float], options: dict[str, Any], level: float, by: str
+) -> list[dict[str, Any]]:
+    from isoloss import laws
+    from isoloss.laws.validate import calibrate_fit
+
+    result = laws.fit(table, law, **options)
+    columns = list(result.problem.columns.values())
+    scale = by or ("C" if "C" in table and set(columns) <= {"N", "D"} else columns[-1])
+    rows: list[dict[str, Any]] = []
+    for target in targets:
+        given = {**target}
+        if scale == "C" and "C" not in given and {"N", "D"} <= set(given):
+            # The table's own ratio of C to N D: what its FLOPs were counted as.
+            given["C"] = float(given["N"] * given["D"] * _ratio(table))
+        if scale not in given:
+            raise StudyError(f"--at: give {scale} too (the band grows along it), or name another column with --by")
+        place = laws.Points(**{name: [value] for name, value in given.items()})
+        calibration = calibrate_fit(table, result, scale, options)
+        low, middle, high = laws.forecast(result, place, scale, calibration, level)
+        beyond = given[scale] / float(table.numbers(scale).max())
+        rows.append({**target, "predicted": float(middle[0]), "low": float(low[0]), "high": float(high[0]), f"times_largest_{scale}": beyond})
+    if budgets:
+        draws = result.bootstrap(500)
+        for budget in budgets:
+            best = laws.optimum_intervals(draws, budget, level)
+            row: dict[str, Any] = {"C": budget}
+            for name, key in (("N", "N"), ("D", "D"), ("loss", "predicted")):
+                row |= {key: best[name].estimate, f"{name}_low": best[name].low, f"{name}_high": best[name].high}
+            rows.append(row)
+    return rows
+
+
+def _ratio(table: Any) -> float:
+    import numpy as np
+
+    if not {"N", "D", "C"} <= set(table.columns):
+        raise StudyError("--at: give C too; the table does not say how its FLOPs relate to N and D")
+    return float(np.median(table.C / (table.N * table.D)))
+
+
+def _print(rows: list[dict[str, Any]], level: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    for row in rows:
+        table = Table(show_edge=False, show_header=False)
+        for name, value in row.items():
+            table.add_row(name, f"{value:.6g}")
+        console.print(table)
+    if any("low" in row or "N_low" in row for row in rows):
+        console.print(
+            f"{level:.0%} intervals: cluster bootstrap; for --at also the errors of earlier forecasts, growing with distance"
+        )
