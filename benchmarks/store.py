@@ -87,13 +87,11 @@ def compare(folder: Path, name: str, parameters: int, tensors: int, rounds: int)
     medians = {column: statistics.median(values) for column, values in times.items()}
     size = parameters * 3 * 4 / 1e6
     print(
-        f"\nstate of {parameters / 1e6:g}M parameters with AdamW ({size:.1f} MB, {3 * tensors} tensors), {rounds} rounds"
+        f"\n{parameters / 1e6:g}M parameters with AdamW: {size:.1f} MB, {3 * tensors} tensors, {rounds} rounds"
     )
     for column, median in medians.items():
-        peer = medians["torch.load" if "load" in column else "torch.save"]
-        print(
-            f"  {column:<20} {median:9.2f} ms   {median / peer:5.2f} x {'torch.load' if 'load' in column else 'torch.save'}"
-        )
+        peer = "torch.load" if "load" in column else "torch.save"
+        print(f"  {column:<20} {median:9.2f} ms   {median / medians[peer]:5.2f} x {peer}")
 
 
 def lookups(folder: Path, pieces: int) -> None:

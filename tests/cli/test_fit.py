@@ -17,18 +17,33 @@ from isoloss.laws import Points, fit, get_form
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """One command through the module that the console script calls."""
     return subprocess.run(
-        [sys.executable, "-m", "isoloss.cli.main", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "isoloss.cli.main", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grid with 0.3 % noise, written as a stranger would name the columns."""
-    N, D, s = (g.ravel() for g in np.meshgrid(np.geomspace(1e7, 3e9, 6), np.geomspace(1e9, 1e11, 5), [0, 1, 2], indexing="ij"))
+    N, D, s = (
+        g.ravel()
+        for g in np.meshgrid(np.geomspace(1e7, 3e9, 6), np.geomspace(1e9, 1e11, 5), [0, 1, 2], indexing="ij")
+    )
     truth = {"A": 400.0, "B": 2000.0, "E": 1.8, "alpha": 0.34, "beta": 0.37}
-    loss = get_form("chinchilla").predict(truth, {"N": N, "D": D}) * np.exp(0.003 * np.random.default_rng(0).normal(size=len(N)))
+    loss = get_form("chinchilla").predict(truth, {"N": N, "D": D}) * np.exp(
+        0.003 * np.random.default_rng(0).normal(size=len(N))
+    )
     path = tmp_path_factory.mktemp("points") / "runs.csv"
-    lines = ["params,tokens,val_loss,seed", *(f"{n!r},{d!r},{y!r},{int(k)}" for n, d, y, k in zip(N.tolist(), D.tolist(), loss.tolist(), s, strict=True))]
+    lines = [
+        "params,tokens,val_loss,seed",
+        *(
+            f"{n!r},{d!r},{y!r},{int(k)}"
+            for n, d, y, k in zip(N.tolist(), D.tolist(), loss.tolist(), s, strict=True)
+        ),
+    ]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -56,7 +71,10 @@ def test_fit_in_words(table: Path) -> None:
 def test_fit_without_enough_clusters_refuses_intervals_only(table: Path) -> None:
     points = Points.read(table)
     two = table.parent / "two.csv"
-    rows = [f"{n},{d},{y},{'a' if i % 2 else 'b'}" for i, (n, d, y) in enumerate(zip(points.N, points.D, points.loss, strict=True))]
+    rows = [
+        f"{n},{d},{y},{'a' if i % 2 else 'b'}"
+        for i, (n, d, y) in enumerate(zip(points.N, points.D, points.loss, strict=True))
+    ]
     two.write_text("\n".join(["N,D,loss,cluster", *rows]) + "\n")
     done = run("fit", two, "--json")
     assert done.returncode == 0, done.stderr
@@ -67,8 +85,12 @@ def test_fit_without_enough_clusters_refuses_intervals_only(table: Path) -> None
 def test_saved_fit_predicts_like_the_table(table: Path, tmp_path: Path) -> None:
     saved = tmp_path / "deep" / "fit.json"
     assert run("fit", table, "--save", saved, "--bootstrap", "0").returncode == 0
-    from_file = json.loads(run("predict", saved, "--at", "N=1e9,D=5e11", "--compute", "1e22", "--json").stdout)["predictions"]
-    from_rows = json.loads(run("predict", table, "--at", "N=1e9,D=5e11", "--compute", "1e22", "--by", "D", "--json").stdout)["predictions"]
+    from_file = json.loads(
+        run("predict", saved, "--at", "N=1e9,D=5e11", "--compute", "1e22", "--json").stdout
+    )["predictions"]
+    from_rows = json.loads(
+        run("predict", table, "--at", "N=1e9,D=5e11", "--compute", "1e22", "--by", "D", "--json").stdout
+    )["predictions"]
     for one, other in zip(from_file, from_rows, strict=True):
         assert one["predicted"] == pytest.approx(other["predicted"], rel=1e-9)
     assert from_rows[0]["low"] < from_rows[0]["predicted"] < from_rows[0]["high"]
@@ -105,7 +127,9 @@ def test_backtest_and_compare(table: Path) -> None:
         (["fit", "TABLE", "--report", "/proc/no/page.html"], "cannot write"),
     ],
 )
-def test_wrong_requests_exit_with_two_and_one_message(table: Path, arguments: list[str], message: str) -> None:
+def test_wrong_requests_exit_with_two_and_one_message(
+    table: Path, arguments: list[str], message: str
+) -> None:
     done = run(*[str(table) if word == "TABLE" else word for word in arguments])
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
@@ -118,7 +142,18 @@ def test_chinchilla_from_csv_to_page_in_five_seconds(shared_data: Path, tmp_path
     if not path.is_file():
         pytest.skip(f"no table at {path}")
     begin = time.perf_counter()
-    done = run("fit", path, "--flops", "6ND", "--drop-largest", "5", "--holdout", "C", "--report", tmp_path / "law.html")
+    done = run(
+        "fit",
+        path,
+        "--flops",
+        "6ND",
+        "--drop-largest",
+        "5",
+        "--holdout",
+        "C",
+        "--report",
+        tmp_path / "law.html",
+    )
     seconds = time.perf_counter() - begin
     assert done.returncode == 0, done.stderr
     assert "0.001018274" in done.stdout
@@ -131,4 +166,9 @@ def test_commands_import_nothing_heavy_until_they_run() -> None:
         "import sys, isoloss.cli.fit, isoloss.cli.predict, isoloss.cli.backtest, isoloss.cli.forms; "
         "print([m for m in ('numpy', 'scipy', 'torch', 'polars', 'plotly') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

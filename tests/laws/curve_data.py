@@ -35,5 +35,3 @@ def read_curves(paths: list[Path]) -> Iterator[Curve]:
         x = np.array(sorted(early))
         later = np.array([(a, b) for a, b, flag in found if not flag])
         yield Curve(key, x, np.array([early[a] for a in x]), later[:, 0], later[:, 1])
-
-

@@ -19,7 +19,8 @@ def rmse(predicted: np.ndarray, observed: np.ndarray) -> float:
 def test_published_estimators_give_the_reference_table(
     curves: list[Curve], reference_rmse: dict[tuple[str, str, str, str], float], estimator: str, agreeing: int
 ) -> None:
-    """Within 2 % of the reference, curve by curve and in the median; four M2 curves of the reference never converged."""
+    """Within 2 % of the reference, curve by curve and in the median; four M2 curves of the reference never
+    converged."""
     form = get_form(estimator)
     pairs = []
     for curve in curves:
@@ -34,7 +35,9 @@ def test_published_estimators_give_the_reference_table(
     assert table[:, 0].mean() == pytest.approx(table[:, 1].mean(), rel=0.02)
 
 
-def test_m1_fit_is_the_reference(curves: list[Curve], reference_rmse: dict[tuple[str, str, str, str], float]) -> None:
+def test_m1_fit_is_the_reference(
+    curves: list[Curve], reference_rmse: dict[tuple[str, str, str, str], float]
+) -> None:
     for curve in curves[::9]:
         found = fit(Points(D=curve.x, loss=curve.loss), "m1", x="D", loss="squared")
         mine = rmse(found.predict(D=curve.later_x), curve.later_loss)

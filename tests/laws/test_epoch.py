@@ -22,7 +22,9 @@ def test_optimum(epoch_fit: Fit, epoch: Points) -> None:
     for name, value in OPTIMUM.items():
         assert epoch_fit.parameters[name] == pytest.approx(value, rel=1e-5)
     # The objective of the printed parameters, summed by another route, is the same number.
-    assert evaluate(epoch, "chinchilla", epoch_fit.parameters) == pytest.approx(epoch_fit.objective, rel=1e-12)
+    assert evaluate(epoch, "chinchilla", epoch_fit.parameters) == pytest.approx(
+        epoch_fit.objective, rel=1e-12
+    )
 
 
 def test_all_245_rows(epoch_all: Points) -> None:
@@ -81,7 +83,9 @@ def test_objective_is_invariant_to_units_and_row_order(epoch_fit: Fit, epoch: Po
     millions = shuffled.with_columns(N=shuffled.N / 1e6)
     found = fit(millions, "chinchilla")
     assert found.objective == pytest.approx(epoch_fit.objective, rel=1e-11)
-    assert found.parameters["A"] == pytest.approx(epoch_fit.parameters["A"] * 1e6 ** -epoch_fit.parameters["alpha"], rel=1e-6)
+    assert found.parameters["A"] == pytest.approx(
+        epoch_fit.parameters["A"] * 1e6 ** -epoch_fit.parameters["alpha"], rel=1e-6
+    )
 
 
 def test_weights_count_rows(epoch: Points) -> None:
@@ -130,7 +134,10 @@ def test_olmo_ladder_predicts_the_13b_run(laws_data: Path) -> None:
     """16 runs, mean of the last five evaluations as in the paper's configuration."""
     path = laws_data / "olmo-ladder" / "ladder_final.csv"
     runs = Points.read(path, columns={"loss": "c4_mean_last5"})
-    ladder, target = runs.where(lambda p: p.mode == "train"), runs.where(lambda p: p.run == "peteish13_eval_final")
+    ladder, target = (
+        runs.where(lambda p: p.mode == "train"),
+        runs.where(lambda p: p.run == "peteish13_eval_final"),
+    )
     assert len(ladder) == 16
     predicted = fit(ladder, "chinchilla").predict(target)
     assert predicted[0] == pytest.approx(2.344, abs=1e-3)

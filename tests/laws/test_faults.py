@@ -1,4 +1,5 @@
-"""Faults seen in published fits, planted here, and every kind of bad input: each is caught with one message."""
+"""Faults seen in published fits, planted here, and every kind of bad input: each is caught with one
+message."""
 
 from __future__ import annotations
 
@@ -19,7 +20,12 @@ TRUTH = {"A": 400.0, "B": 2000.0, "E": 1.8, "alpha": 0.34, "beta": 0.37}
 
 def grid(sizes: int = 6, seeds: int = 4, noisy: bool = True, seed: int = 0) -> tuple[Points, np.ndarray]:
     """A grid whose noise falls with N, and the true variance of each row."""
-    N, D, s = (g.ravel() for g in np.meshgrid(np.geomspace(1e7, 3e9, sizes), np.geomspace(1e9, 1e11, 5), np.arange(seeds), indexing="ij"))
+    N, D, s = (
+        g.ravel()
+        for g in np.meshgrid(
+            np.geomspace(1e7, 3e9, sizes), np.geomspace(1e9, 1e11, 5), np.arange(seeds), indexing="ij"
+        )
+    )
     deviation = 0.03 * (N / 1e7) ** -0.5
     rng = np.random.default_rng(seed)
     loss = CHINCHILLA.predict(TRUTH, {"N": N, "D": D}) * np.exp(rng.normal(size=len(N)) * deviation * noisy)
@@ -52,7 +58,10 @@ def test_mean_instead_of_sum_is_caught(epoch: Points, epoch_fit: Fit) -> None:
 
     start = [np.log(406.4), np.log(410.7), np.log(1.69), 0.34, 0.28]
     stopped = minimize(averaged, start, method="L-BFGS-B")
-    claimed = dict(zip(("A", "B", "E"), np.exp(stopped.x[:3]), strict=True)) | {"alpha": stopped.x[3], "beta": stopped.x[4]}
+    claimed = dict(zip(("A", "B", "E"), np.exp(stopped.x[:3]), strict=True)) | {
+        "alpha": stopped.x[3],
+        "beta": stopped.x[4],
+    }
     assert stopped.success
     found = audit(epoch, "chinchilla", claimed, objective=float(stopped.fun))
     assert any("not converged" in text for text in found.findings)
@@ -80,7 +89,9 @@ def test_embeddings_counted_in_size_are_caught() -> None:
     assert any("embeddings" in w for w in counted.check())
     biased = fit(counted, "chinchilla").parameters["alpha"]
     assert abs(biased - TRUTH["alpha"]) > 0.05
-    assert fit(counted.without_embeddings(), "chinchilla").parameters["alpha"] == pytest.approx(0.34, rel=1e-6)
+    assert fit(counted.without_embeddings(), "chinchilla").parameters["alpha"] == pytest.approx(
+        0.34, rel=1e-6
+    )
     claimed = fit(counted, "chinchilla").parameters
     assert any("embeddings" in text for text in audit(counted, "chinchilla", claimed).findings)
     with pytest.raises(LawError, match="does not count the embeddings"):
@@ -116,9 +127,18 @@ def good(**changes: Any) -> Points:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: fit(good().where(np.arange(4)), "chinchilla"), r"5 free parameters but the table has 4 rows"),
-        (lambda: fit(good(N=np.full(30, 1e7)), "chinchilla"), r"at least two values of N; all 30 rows have N = 1e\+07"),
-        (lambda: fit(good(loss=np.r_[np.nan, np.ones(29)]), "chinchilla"), r"column 'loss', row 0: nan is not a number"),
+        (
+            lambda: fit(good().where(np.arange(4)), "chinchilla"),
+            r"5 free parameters but the table has 4 rows",
+        ),
+        (
+            lambda: fit(good(N=np.full(30, 1e7)), "chinchilla"),
+            r"at least two values of N; all 30 rows have N = 1e\+07",
+        ),
+        (
+            lambda: fit(good(loss=np.r_[np.nan, np.ones(29)]), "chinchilla"),
+            r"column 'loss', row 0: nan is not a number",
+        ),
         (lambda: fit(good(loss=np.r_[1, -2, np.ones(28)]), "chinchilla"), r"row 1: -2 is not positive"),
         (lambda: fit(good(N=np.r_[0, np.ones(29)]), "chinchilla"), r"logarithm of N; row 0 holds 0"),
         (lambda: fit(good(), "chinchila"), r"did you mean 'chinchilla'"),
@@ -176,7 +196,9 @@ def test_readers_agree(tmp_path: Path) -> None:
     import polars
 
     points = good(run=[f"r{i}" for i in range(30)])
-    table = polars.DataFrame({"params": points.N, "tokens": points.D, "val_loss": points.loss, "run": points.run.tolist()})
+    table = polars.DataFrame(
+        {"params": points.N, "tokens": points.D, "val_loss": points.loss, "run": points.run.tolist()}
+    )
     table.write_csv(tmp_path / "p.csv")
     table.write_parquet(tmp_path / "p.parquet")
     (tmp_path / "p.jsonl").write_text("\n".join(json.dumps(row) for row in table.to_dicts()))
@@ -231,5 +253,11 @@ def test_importing_laws_needs_neither_torch_nor_polars() -> None:
     import subprocess
     import sys
 
-    code = "import sys, isoloss.laws; print([m for m in ('torch', 'polars', 'plotly', 'pydantic') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = "import sys, isoloss.laws; print([m for m in ('torch', 'polars', 'plotly', 'pydantic') if m in "
+    "sys.modules])"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

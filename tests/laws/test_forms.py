@@ -7,8 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from isoloss.laws import FORMS, Form, LawError, Parameter, Points, SumOfPowers, Term, fit, get_form, register
-from isoloss.laws import coefficient, exponent
+from isoloss.laws import (
+    FORMS,
+    Form,
+    LawError,
+    Parameter,
+    Points,
+    SumOfPowers,
+    Term,
+    coefficient,
+    exponent,
+    fit,
+    get_form,
+    register,
+)
 from isoloss.laws.forms import batch, kaplan, one_variable, transfer
 
 REPEATS = {"A": np.exp(6.255414), "B": np.exp(7.3049974), "E": np.exp(0.6254804), "alpha": 0.3526596, "r_D": 15.387756, "r_N": 5.309743}  # fmt: skip
@@ -50,7 +62,9 @@ PLANTED: dict[str, dict[str, float]] = {
 
 def design(form: Form) -> dict[str, np.ndarray]:
     """Rows wide enough for every form."""
-    N, D = (g.ravel() for g in np.meshgrid(np.geomspace(5e7, 1e10, 9), np.geomspace(1e9, 3e11, 9), indexing="ij"))
+    N, D = (
+        g.ravel() for g in np.meshgrid(np.geomspace(5e7, 1e10, 9), np.geomspace(1e9, 3e11, 9), indexing="ij")
+    )
     if form.variables == ("x",):
         accuracy = form.response in ("accuracy", "error")
         return {"x": np.linspace(0.5, 2.0, 60) if accuracy else np.geomspace(1e6, 1e10, 60)}
@@ -97,7 +111,8 @@ def test_planted_parameters_are_recovered(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(PLANTED) - {"bnsl-2", "m4", "chinchilla-outer"}))
 def test_noise_moves_the_prediction_by_less_than_itself(name: str) -> None:
-    """With 0.2 % noise the fitted curve stays within 0.2 % of the planted one (rms): far below overfitting."""
+    """With 0.2 % noise the fitted curve stays within 0.2 % of the planted one (rms): far below
+    overfitting."""
     form = get_form(name)
     found = fit_planted(name, noise=2e-3, loss="squared")
     truth = form.to_space(form.predict(PLANTED[name], design(form)))
@@ -143,12 +158,20 @@ def test_transfer_unit_values() -> None:
     places = [(1e5, 1e6), (1e6, 1e8), (1e7, 1e9)]
     assert [printed(transfer.TEXT, d, n) for d, n in places] == ["2.88e+07", "2.50e+08", "9.09e+08"]
     assert [printed(transfer.TEXT_AND_CODE, d, n) for d, n in places] == ["1.21e+08", "8.67e+08", "2.60e+09"]
-    assert [printed(p, 1.0, 1.75e11) for p in (transfer.TEXT, transfer.TEXT_AND_CODE)] == ["3.56e+08", "3.93e+09"]
-    growth = [float(transfer.data_transferred(p, 300, 1e9) / transfer.data_transferred(p, 1, 1e9)) for p in (transfer.TEXT, transfer.TEXT_AND_CODE)]
+    assert [printed(p, 1.0, 1.75e11) for p in (transfer.TEXT, transfer.TEXT_AND_CODE)] == [
+        "3.56e+08",
+        "3.93e+09",
+    ]
+    growth = [
+        float(transfer.data_transferred(p, 300, 1e9) / transfer.data_transferred(p, 1, 1e9))
+        for p in (transfer.TEXT, transfer.TEXT_AND_CODE)
+    ]
     assert [f"{g:.2f}" for g in growth] == ["2.79", "1.73"]
     d_t = float(transfer.data_transferred(transfer.TEXT, 1e7, 1e9))
     assert f"{(1e7 + d_t) / 1e7:.1f}" == "91.9"
-    assert float(transfer.transfer_fraction(transfer.TEXT, 1e7, 1e9)) == pytest.approx(d_t / (1e7 + d_t), rel=1e-12)
+    assert float(transfer.transfer_fraction(transfer.TEXT, 1e7, 1e9)) == pytest.approx(
+        d_t / (1e7 + d_t), rel=1e-12
+    )
 
 
 def test_fit_of_fits_and_inverted_curve() -> None:
@@ -161,13 +184,18 @@ def test_fit_of_fits_and_inverted_curve() -> None:
     with pytest.raises(LawError, match="no extrapolation"):
         transfer.effective_data(D, curve, 1.9)
     combined = transfer.loss_after_transfer(transfer.TEXT, kaplan.JOINT, 1e6, 1e8)
-    direct = get_form("kaplan").predict(kaplan.JOINT, {"N": 1e8, "D": transfer.data_transferred(transfer.TEXT, 1e6, 1e8)})
+    direct = get_form("kaplan").predict(
+        kaplan.JOINT, {"N": 1e8, "D": transfer.data_transferred(transfer.TEXT, 1e6, 1e8)}
+    )
     assert float(combined) == pytest.approx(float(direct), rel=1e-12)
 
 
 def test_data_constrained_values() -> None:
     """The two configurations of figure 1 (right), printed in the authors' own README."""
-    for name, values in (("data-constrained-tied", REPEATS), ("data-constrained", REPEATS | {"beta": REPEATS["alpha"]})):
+    for name, values in (
+        ("data-constrained-tied", REPEATS),
+        ("data-constrained", REPEATS | {"beta": REPEATS["alpha"]}),
+    ):
         form = get_form(name)
         first = form.predict(values, {"N": 6.34e9, "D": 242e9, "unique": 25e9})
         second = form.predict(values, {"N": 8.67e9, "D": 178e9, "unique": 25e9})
@@ -179,7 +207,9 @@ def test_data_constrained_without_repeats_is_chinchilla() -> None:
     values = {**REPEATS, "beta": 0.37}
     N, D = 1e7, 1e11  # far fewer parameters than optimal for D: nothing is in excess
     plain = get_form("chinchilla").predict(values, {"N": N, "D": D})
-    assert float(get_form("data-constrained").predict(values, {"N": N, "D": D, "unique": D})) == pytest.approx(float(plain), rel=1e-12)
+    assert float(
+        get_form("data-constrained").predict(values, {"N": N, "D": D, "unique": D})
+    ) == pytest.approx(float(plain), rel=1e-12)
 
 
 def test_m4_solves_its_equation() -> None:
@@ -202,8 +232,12 @@ def test_ppl_is_smooth_at_the_join_and_straight_beyond() -> None:
 
 def test_bnsl_without_break_is_m2() -> None:
     x = np.geomspace(1e3, 1e9, 20)
-    broken = get_form("bnsl-1").predict({"a": 1.5, "b": 30, "c0": 0.2, "c1": 0.0, "d1": 1e6, "f1": 0.3}, {"x": x})
-    np.testing.assert_allclose(broken, get_form("m2").predict({"E": 1.5, "b": 30, "c": 0.2}, {"x": x}), rtol=1e-12)
+    broken = get_form("bnsl-1").predict(
+        {"a": 1.5, "b": 30, "c0": 0.2, "c1": 0.0, "d1": 1e6, "f1": 0.3}, {"x": x}
+    )
+    np.testing.assert_allclose(
+        broken, get_form("m2").predict({"E": 1.5, "b": 30, "c": 0.2}, {"x": x}), rtol=1e-12
+    )
 
 
 def test_overtraining_is_chinchilla_with_tied_exponents() -> None:

@@ -1,4 +1,5 @@
-"""The log-sum-exp kernel and the jets give the same f, gradient and Hessian; both match finite differences."""
+"""The log-sum-exp kernel and the jets give the same f, gradient and Hessian; both match finite
+differences."""
 
 from __future__ import annotations
 

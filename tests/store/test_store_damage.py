@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import sqlite3
 import threading
@@ -142,7 +143,8 @@ def damage_index(path: Path, how: str, opened: bool) -> None:
 
 @pytest.mark.parametrize("how", ["delete", "garbage", "empty", "zeroed pages"])
 @pytest.mark.parametrize("opened", [False, True])
-def test_the_index_may_be_lost_at_any_time(store, how, opened):
+def test_the_index_may_be_lost_at_any_time(store, how, opened, monkeypatch):
+    monkeypatch.setattr("isoloss.store.index._PATIENCE", 0.5)
     if not opened:
         store.close()
     damage_index(store.path / "index", how, opened)
@@ -176,6 +178,26 @@ def test_without_a_place_for_an_index_it_lives_in_memory(store):
     fresh = Store(store.path)
     assert fresh.has(make_piece(0).end_key) and fresh.publish(make_piece(3)) and fresh.top.index.in_memory
     assert fresh.verify().clean and len(Store(store.path).pieces()) == 4
+
+
+def test_an_index_that_cannot_grow_gives_way_to_memory(store):
+    pages = store.top.index._database.execute("PRAGMA page_count").fetchone()[0]
+    store.top.index._database.execute(f"PRAGMA max_page_count={pages}")
+    for i in range(3, 60):
+        assert store.publish(make_piece(i))
+    assert store.top.index.in_memory and len(store.pieces()) == 60
+    assert store.measurement(key("trunk-595"), "loss/A") == 3 / 60.5 and store.verify().clean
+    assert len(Store(store.path).pieces()) == 60
+
+
+@pytest.mark.multiprocess
+def test_a_forked_child_opens_its_own_index(store):
+    child = os.fork()
+    if child == 0:
+        found = store.has(make_piece(0).end_key) and store.measurement(key("trunk-15"), "loss/A") == 1.2
+        os._exit(0 if found else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert store.publish(make_piece(3)) and store.verify().clean
 
 
 def test_a_store_of_a_newer_version_is_refused(store):

@@ -38,7 +38,9 @@ def fit(
     flops: Flops = "",
     drop_largest: Drop = 0,
     loss: Annotated[str, typer.Option("--loss", help="huber, l1, squared or lower-envelope.")] = "huber",
-    delta: Annotated[float | None, typer.Option("--delta", help="Huber width in log loss; default 1e-3.")] = None,
+    delta: Annotated[
+        float | None, typer.Option("--delta", help="Huber width in log loss; default 1e-3.")
+    ] = None,
     pin: Pin = None,
     cluster: Cluster = "",
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples; 0: none.")] = 1000,
@@ -92,7 +94,9 @@ def fit(
         print(f"wrote {path}")
 
 
-def _plain(result: Fit, draws: Draws | None, held: Holdout | None, notes: list[str], refused: str, level: float) -> dict[str, Any]:
+def _plain(
+    result: Fit, draws: Draws | None, held: Holdout | None, notes: list[str], refused: str, level: float
+) -> dict[str, Any]:
     plain = result.to_dict() | {"checks": notes}
     if draws is not None:
         names = [*result.form.names, *result.form.derived()]
@@ -112,7 +116,9 @@ def _plain(result: Fit, draws: Draws | None, held: Holdout | None, notes: list[s
     return plain
 
 
-def _print(result: Fit, draws: Draws | None, held: Holdout | None, notes: list[str], refused: str, level: float) -> None:
+def _print(
+    result: Fit, draws: Draws | None, held: Holdout | None, notes: list[str], refused: str, level: float
+) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -120,8 +126,10 @@ def _print(result: Fit, draws: Draws | None, held: Holdout | None, notes: list[s
     d = result.diagnosis
     console.print(f"[bold]{result.form.name}[/]  {result.form.formula}")
     console.print(
-        f"{len(result.points)} rows, {', '.join(f'{name} over {span:.2f} decades' for name, span in d.decades.items())}; "
-        f"sum of {result.loss.kind} {result.objective:.8g} at delta {result.loss.delta:g}, {d.inside:.0%} of rows inside; "
+        f"{len(result.points)} rows, "
+        f"{', '.join(f'{name} over {span:.2f} decades' for name, span in d.decades.items())}; "
+        f"sum of {result.loss.kind} {result.objective:.8g} at delta {result.loss.delta:g}, {d.inside:.0%} "
+        "of rows inside; "
         f"rmse {result.rmse:.4f}"
     )
     table = Table(show_edge=False)
@@ -143,7 +151,8 @@ def _print(result: Fit, draws: Draws | None, held: Holdout | None, notes: list[s
     if refused:
         console.print(f"[yellow]{refused}[/]")
     console.print(
-        f"solver: {'converged' if result.converged else 'NOT CONVERGED'}, {len(result.minima)} distinct minima, "
+        f"solver: {'converged' if result.converged else 'NOT CONVERGED'}, {len(result.minima)} distinct "
+        "minima, "
         f"relative gradient {result.gradient:.1e}"
     )
     for text in dict.fromkeys([*result.warnings, *notes]):
@@ -151,6 +160,7 @@ def _print(result: Fit, draws: Draws | None, held: Holdout | None, notes: list[s
     if held is not None:
         others = ", ".join(f"{name} {value:.4f}" for name, value in held.baselines.items())
         console.print(
-            f"hold-out: {len(held.rows)} rows with {held.by} above {held.threshold:.4g}: rmse {held.rmse:.4f} (bias "
+            f"hold-out: {len(held.rows)} rows with {held.by} above {held.threshold:.4g}: rmse "
+            f"{held.rmse:.4f} (bias "
             f"{held.bias:+.4f}), {held.coverage:.0%} inside the {held.level:.0%} band; baselines {others}"
         )

@@ -16,22 +16,33 @@ if TYPE_CHECKING:
     from isoloss.laws import Points
 
 PointsFile = Annotated[
-    Path, typer.Argument(metavar="POINTS", help="Table of points: .csv, .tsv, .jsonl or .parquet.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="POINTS", help="Table of points: .csv, .tsv, .jsonl or .parquet.", show_default=False
+    ),
 ]
 Law = Annotated[str, typer.Option("--law", help="Name of the law; a wrong name lists them all.")]
 X = Annotated[str, typer.Option("--x", help="Column of a one-variable law, for instance D.")]
 Y = Annotated[str, typer.Option("--y", help="Response column; default: loss, or what the law predicts.")]
-Column = Annotated[list[str] | None, typer.Option("--column", help="OURS=HEADER, for instance N='Model Size'; repeat it.")]
+Column = Annotated[
+    list[str] | None, typer.Option("--column", help="OURS=HEADER, for instance N='Model Size'; repeat it.")
+]
 Flops = Annotated[
-    str, typer.Option("--flops", help="FLOP convention that gives D from C and N, or C from N and D: 6ND, palm ...")
+    str,
+    typer.Option(
+        "--flops", help="FLOP convention that gives D from C and N, or C from N and D: 6ND, palm ..."
+    ),
 ]
 Drop = Annotated[int, typer.Option("--drop-largest", min=0, help="Leave out this many rows of largest loss.")]
 Cluster = Annotated[str, typer.Option("--cluster", help="Column whose rows are resampled as one unit.")]
-Pin = Annotated[list[str] | None, typer.Option("--pin", help="NAME=VALUE of a parameter that is not fitted; repeat it.")]
+Pin = Annotated[
+    list[str] | None, typer.Option("--pin", help="NAME=VALUE of a parameter that is not fitted; repeat it.")
+]
 
 
 def read_points(path: Path, column: Sequence[str] | None, flops: str, drop: int) -> Points:
-    """The table, with headers renamed, missing D or C derived by the named convention, and large losses dropped."""
+    """The table, with headers renamed, missing D or C derived by the named convention, and large losses
+    dropped."""
     from isoloss.laws import Points
 
     points = Points.read(path, dict(pairs(column, "--column")))
@@ -104,8 +115,18 @@ def compare_forms(
     if json:
         show(clean({"by": result.by, "best": result.best, "ranking": result.ranking}))
         return
-    shown = Table(title=f"laws ranked by rolling origin over {result.by} (fit rows only); hold-out scored afterwards")
-    for heading in ("law", "parameters", "rolling rmse", "held-out rmse", "bias", "coverage", "band (median)"):
+    shown = Table(
+        title=f"laws ranked by rolling origin over {result.by} (fit rows only); hold-out scored afterwards"
+    )
+    for heading in (
+        "law",
+        "parameters",
+        "rolling rmse",
+        "held-out rmse",
+        "bias",
+        "coverage",
+        "band (median)",
+    ):
         shown.add_column(heading, justify="left" if heading == "law" else "right")
     for row in result.ranking:
         if "failed" in row:
@@ -134,7 +155,9 @@ def largest_scale(points: Points) -> str:
     for name in ("C", "D", "N", "S"):
         if name in points:
             return name
-    raise StudyError(f"no column to hold out by: name one with --holdout (the table has {', '.join(points.columns)})")
+    raise StudyError(
+        f"no column to hold out by: name one with --holdout (the table has {', '.join(points.columns)})"
+    )
 
 
 def scale_and_share(text: str) -> tuple[str, float | None]:
@@ -145,7 +168,9 @@ def scale_and_share(text: str) -> tuple[str, float | None]:
     try:
         return name, float(share)
     except ValueError:
-        raise StudyError(f"--holdout: found {text!r}; allowed: a column, or COLUMN:SHARE such as C:0.3") from None
+        raise StudyError(
+            f"--holdout: found {text!r}; allowed: a column, or COLUMN:SHARE such as C:0.3"
+        ) from None
 
 
 def _suitable(points: Points) -> list[str]:

@@ -15,11 +15,17 @@ from isoloss.recipe.errors import StudyError
 
 def predict(
     source: Annotated[
-        Path, typer.Argument(metavar="POINTS|FIT.json", help="Table of points, or a saved fit.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="POINTS|FIT.json", help="Table of points, or a saved fit.", show_default=False
+        ),
     ],
-    at: Annotated[list[str] | None, typer.Option("--at", help="Values, for instance N=1e10,D=2e11; repeat it.")] = None,
+    at: Annotated[
+        list[str] | None, typer.Option("--at", help="Values, for instance N=1e10,D=2e11; repeat it.")
+    ] = None,
     budget: Annotated[
-        list[float] | None, typer.Option("--compute", help="Compute budget in FLOPs: best N and D; repeat it.")
+        list[float] | None,
+        typer.Option("--compute", help="Compute budget in FLOPs: best N and D; repeat it."),
     ] = None,
     law: Law = "chinchilla",
     x: X = "",
@@ -30,7 +36,9 @@ def predict(
     pin: Pin = None,
     cluster: Cluster = "",
     level: Annotated[float, typer.Option("--level", help="Level of the intervals.")] = 0.9,
-    by: Annotated[str, typer.Option("--by", help="Column along which past forecasts calibrate the band.")] = "",
+    by: Annotated[
+        str, typer.Option("--by", help="Column along which past forecasts calibrate the band.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Predict the loss at planned values, or the best size and data for a compute budget."""
@@ -61,17 +69,27 @@ def _from_saved(path: Path, targets: list[dict[str, float]], budgets: list[float
     for target in targets:
         missing = [name for name in columns.values() if name not in target]
         if missing:
-            raise StudyError(f"--at: law {form.name!r} needs {', '.join(columns.values())}; missing {', '.join(missing)}")
+            raise StudyError(
+                f"--at: law {form.name!r} needs {', '.join(columns.values())}; missing {', '.join(missing)}"
+            )
         value = form.predict(values, {variable: target[name] for variable, name in columns.items()})
         rows.append({**target, "predicted": float(value)})
     for budget in budgets:
         best = laws.optimum(form, values, budget)
-        rows.append({"C": budget, "N": float(best["N"]), "D": float(best["D"]), "predicted": float(best["loss"])})
+        rows.append(
+            {"C": budget, "N": float(best["N"]), "D": float(best["D"]), "predicted": float(best["loss"])}
+        )
     return rows
 
 
 def _from_points(
-    table: Any, law: str, targets: list[dict[str, float]], budgets: list[float], options: dict[str, Any], level: float, by: str
+    table: Any,
+    law: str,
+    targets: list[dict[str, float]],
+    budgets: list[float],
+    options: dict[str, Any],
+    level: float,
+    by: str,
 ) -> list[dict[str, Any]]:
     from isoloss import laws
     from isoloss.laws.validate import calibrate_fit
@@ -86,19 +104,33 @@ def _from_points(
             # The table's own ratio of C to N D: what its FLOPs were counted as.
             given["C"] = float(given["N"] * given["D"] * _ratio(table))
         if scale not in given:
-            raise StudyError(f"--at: give {scale} too (the band grows along it), or name another column with --by")
+            raise StudyError(
+                f"--at: give {scale} too (the band grows along it), or name another column with --by"
+            )
         place = laws.Points(**{name: [value] for name, value in given.items()})
         calibration = calibrate_fit(table, result, scale, options)
         low, middle, high = laws.forecast(result, place, scale, calibration, level)
         beyond = given[scale] / float(table.numbers(scale).max())
-        rows.append({**target, "predicted": float(middle[0]), "low": float(low[0]), "high": float(high[0]), f"times_largest_{scale}": beyond})
+        rows.append(
+            {
+                **target,
+                "predicted": float(middle[0]),
+                "low": float(low[0]),
+                "high": float(high[0]),
+                f"times_largest_{scale}": beyond,
+            }
+        )
     if budgets:
         draws = result.bootstrap(500)
         for budget in budgets:
             best = laws.optimum_intervals(draws, budget, level)
             row: dict[str, Any] = {"C": budget}
             for name, key in (("N", "N"), ("D", "D"), ("loss", "predicted")):
-                row |= {key: best[name].estimate, f"{name}_low": best[name].low, f"{name}_high": best[name].high}
+                row |= {
+                    key: best[name].estimate,
+                    f"{name}_low": best[name].low,
+                    f"{name}_high": best[name].high,
+                }
             rows.append(row)
     return rows
 
@@ -123,5 +155,6 @@ def _print(rows: list[dict[str, Any]], level: float) -> None:
         console.print(table)
     if any("low" in row or "N_low" in row for row in rows):
         console.print(
-            f"{level:.0%} intervals: cluster bootstrap; for --at also the errors of earlier forecasts, growing with distance"
+            f"{level:.0%} intervals: cluster bootstrap; for --at also the errors of earlier forecasts, "
+            "growing with distance"
         )

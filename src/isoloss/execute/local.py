@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
 import tempfile
 import time
@@ -78,7 +77,9 @@ class Pool:
     ) -> None:
         self.setting = Setting(str(store), tuple(map(str, under)), threads, tuple(paths), processes)
         self.size = workers
-        self._context = multiprocessing.get_context("spawn")
+        # One process imports what workers need; each worker is forked from it before any thread exists there.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["isoloss.execute.job"])
         self.halting = self._context.Event()
         self._workers: list[_Worker] = []
         self._folder = Path(tempfile.mkdtemp(prefix="isoloss-"))
@@ -226,8 +227,7 @@ class Pool:
             process = self._context.Process(
                 target=main, args=(theirs, self.halting, replace(self.setting, rank=rank, meeting=meeting)), daemon=True
             )
-            with _environment(OMP_NUM_THREADS=str(self.setting.threads), MKL_NUM_THREADS=str(self.setting.threads)):
-                process.start()
+            process.start()
             theirs.close()
             processes.append(process)
             pipes.append(ours)
@@ -256,21 +256,3 @@ def _messages(
                     there.add((track, end))
                 listener.piece(job, begin, end)
     return len(worker.finished) == len(worker.pipes)
-
-
-class _environment:
-    """Environment variables for the time of a block."""
-
-    def __init__(self, **values: str) -> None:
-        self.values = values
-
-    def __enter__(self) -> None:
-        self.before = {name: os.environ.get(name) for name in self.values}
-        os.environ.update(self.values)
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self.before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

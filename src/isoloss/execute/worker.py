@@ -40,10 +40,12 @@ def main(connection: Connection, halting: Event, setting: Setting) -> None:
     """Serve segments until the pipe closes. Messages sent: (kind, job id, payload)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.path[:0] = [path for path in setting.paths if path not in sys.path]
+    from isoloss.models import keep_freed_memory
     from isoloss.store import Store
     from isoloss.train.layout import Layout
     from isoloss.train.segment import use_threads
 
+    keep_freed_memory()
     use_threads(setting.threads)
     layout = None
     if setting.world > 1:

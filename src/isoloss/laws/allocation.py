@@ -1,4 +1,5 @@
-"""Compute-optimal allocation and equal-loss multipliers, from a fitted surface, an envelope or isoFLOP parabolas.
+"""Compute-optimal allocation and equal-loss multipliers, from a fitted surface, an envelope or isoFLOP
+parabolas.
 
 C = k N D with k from a named convention (6 for '6ND'). All functions take parameter values as numbers or as
 arrays of draws, so that intervals propagate.
@@ -30,7 +31,8 @@ def optimum(form: Form, values: Values, C: Any, k: float = FLOPS_PER_ND, **other
     """N*, D* and L* that minimise a law of (N, D) at compute C = k N D.
 
     Closed form where the law gives G and a_opt (Hoffmann et al. 2022, equation 4), else golden-section search
-    over log N. others: further variables of the law (unique tokens). Raises LawError for a law without N and D.
+    over log N. others: further variables of the law (unique tokens). Raises LawError for a law without N and
+    D.
     """
     _needs_surface(form)
     C = np.asarray(C, dtype=float)
@@ -43,16 +45,22 @@ def optimum(form: Form, values: Values, C: Any, k: float = FLOPS_PER_ND, **other
         log_pool = np.broadcast_to(np.log(C / k), shape)
 
         def loss(log_n: Array) -> Array:
-            return np.asarray(form.predict(values, {"N": np.exp(log_n), "D": np.exp(log_pool - log_n), **others}))
+            return np.asarray(
+                form.predict(values, {"N": np.exp(log_n), "D": np.exp(log_pool - log_n), **others})
+            )
 
-        N = np.exp(_golden(loss, np.maximum(WIDEST[0], log_pool - WIDEST[1]), np.minimum(WIDEST[1], log_pool)))
+        N = np.exp(
+            _golden(loss, np.maximum(WIDEST[0], log_pool - WIDEST[1]), np.minimum(WIDEST[1], log_pool))
+        )
     D = C / (k * N)
     return {"N": N, "D": D, "loss": form.predict(values, {"N": N, "D": D, **others})}
 
 
 def _needs_surface(form: Form) -> None:
     if not {"N", "D"} <= set(form.variables):
-        raise LawError(f"law {form.name!r} is a law of {', '.join(form.variables)}; allocation needs one of N and D")
+        raise LawError(
+            f"law {form.name!r} is a law of {', '.join(form.variables)}; allocation needs one of N and D"
+        )
 
 
 def _golden(function: Callable[[Array], Array], low: Any, high: Any, steps: int = 80) -> Array:
@@ -82,7 +90,9 @@ def _bisect(function: Callable[[Array], Array], target: Any, low: float, high: f
 def iso_loss_compute(form: Form, values: Values, loss: Any, k: float = FLOPS_PER_ND, **others: Any) -> Any:
     """Smallest compute at which the law's optimal loss reaches `loss`; NaN where it never does."""
     shape = np.broadcast_shapes(np.shape(loss), *(np.shape(v) for v in values.values()))
-    return _bisect(lambda log_c: optimum(form, values, np.exp(log_c), k, **others)["loss"], loss, 15.0, 75.0, shape)
+    return _bisect(
+        lambda log_c: optimum(form, values, np.exp(log_c), k, **others)["loss"], loss, 15.0, 75.0, shape
+    )
 
 
 def iso_loss_data(form: Form, values: Values, loss: Any, N: Any, **others: Any) -> Any:
@@ -104,17 +114,29 @@ def compute_multiplier(form: Form, values: Values, base_form: Form, base: Values
 
 def data_multiplier(form: Form, values: Values, base_form: Form, base: Values, N: Any, D: Any) -> Any:
     """Tokens the base law needs at size N for the loss that the other reaches at (N, D), over D."""
-    return iso_loss_data(base_form, base, form.predict(values, {"N": N, "D": D}), N) / np.asarray(D, dtype=float)
+    return iso_loss_data(base_form, base, form.predict(values, {"N": N, "D": D}), N) / np.asarray(
+        D, dtype=float
+    )
 
 
-def optimum_intervals(draws: Draws, C: float, level: float = 0.9, k: float = FLOPS_PER_ND) -> dict[str, Interval]:
+def optimum_intervals(
+    draws: Draws, C: float, level: float = 0.9, k: float = FLOPS_PER_ND
+) -> dict[str, Interval]:
     """Intervals of N*, D* and L* at compute C."""
     form = draws.fit.form
-    return {name: draws.interval(lambda v, name=name: optimum(form, v, C, k)[name], level) for name in ("N", "D", "loss")}
+    return {
+        name: draws.interval(lambda v, name=name: optimum(form, v, C, k)[name], level)
+        for name in ("N", "D", "loss")
+    }
 
 
 def multiplier_interval(
-    draws: Draws, base: Draws, C: float | None = None, N: float | None = None, D: float | None = None, level: float = 0.9
+    draws: Draws,
+    base: Draws,
+    C: float | None = None,
+    N: float | None = None,
+    D: float | None = None,
+    level: float = 0.9,
 ) -> Interval:
     """Interval of the compute multiplier at C, or of the data multiplier at (N, D), between two fitted laws.
 
@@ -145,7 +167,8 @@ def multiplier_interval(
 
 @dataclass(frozen=True)
 class Frontier:
-    """N* against C from points: exponents a (of N*) and 1 - a (of D*), the optima used, and what to distrust."""
+    """N* against C from points: exponents a (of N*) and 1 - a (of D*), the optima used, and what to
+    distrust."""
 
     a: float
     coefficient: float
@@ -167,18 +190,22 @@ def envelope(points: Points, bins: int = 20) -> Frontier:
     C, N, loss = (points.numbers(name) for name in ("C", "N", "loss"))
     edges = np.geomspace(C.min(), C.max() * (1 + 1e-12), bins + 1)
     place = np.clip(np.digitize(C, edges) - 1, 0, bins - 1)
-    chosen = np.array([np.flatnonzero(place == b)[np.argmin(loss[place == b])] for b in range(bins) if (place == b).any()])
+    chosen = np.array(
+        [np.flatnonzero(place == b)[np.argmin(loss[place == b])] for b in range(bins) if (place == b).any()]
+    )
     # A row counts only if nothing cheaper is better: the lower envelope falls.
     falling = loss[chosen] <= np.minimum.accumulate(loss[chosen])
     chosen = chosen[falling]
-    return _frontier(C[chosen], N[chosen], loss[chosen], "the smallest and largest bins see only part of the sizes")
+    return _frontier(
+        C[chosen], N[chosen], loss[chosen], "the smallest and largest bins see only part of the sizes"
+    )
 
 
 def isoflop(points: Points, width: float = 0.1, fewest: int = 5) -> Frontier:
     """Approach 2: a parabola in log N through each group of equal C (Hoffmann et al. 2022, section 3.2).
 
-    Groups are the densest windows of `width` decades in C with at least `fewest` sizes. Groups whose parabola has
-    no minimum inside the measured sizes are left out. Raises LawError for fewer than three groups.
+    Groups are the densest windows of `width` decades in C with at least `fewest` sizes. Groups whose parabola
+    has no minimum inside the measured sizes are left out. Raises LawError for fewer than three groups.
     """
     C, N, loss = (points.numbers(name) for name in ("C", "N", "loss"))
     found = []
@@ -190,12 +217,17 @@ def isoflop(points: Points, width: float = 0.1, fewest: int = 5) -> Frontier:
         c2, c1, c0 = np.polyfit(log_n - centre, loss[rows], 2)
         place = centre - c1 / (2 * c2) if c2 > 0 else np.nan
         if c2 > 0 and log_n.min() <= place <= log_n.max():
-            found.append((float(np.exp(np.log(C[rows]).mean())), float(np.exp(place)), float(c0 - c1**2 / (4 * c2))))
+            found.append(
+                (float(np.exp(np.log(C[rows]).mean())), float(np.exp(place)), float(c0 - c1**2 / (4 * c2)))
+            )
     if not found:
-        raise LawError("no group of equal C has a parabola with a minimum inside its sizes; fit the surface instead")
+        raise LawError(
+            "no group of equal C has a parabola with a minimum inside its sizes; fit the surface instead"
+        )
     groups = np.array(sorted(found))
     note = (
-        "a view, biased even without noise: a parabola is only a local picture, so wide, off-centre or drifting grids "
+        "a view, biased even without noise: a parabola is only a local picture, so wide, off-centre or "
+        "drifting grids "
         "and alpha != beta move the exponent; take the fitted surface for decisions"
     )
     return _frontier(groups[:, 0], groups[:, 1], groups[:, 2], note)
@@ -221,7 +253,9 @@ def surface(form: Form, values: Values, C: Any, k: float = FLOPS_PER_ND) -> Fron
     """Approach 3: N*(C) from a fitted law of (N, D), on a grid of C (Hoffmann et al. 2022, section 3.3)."""
     C = np.asarray(C, dtype=float)
     best = optimum(form, values, C, k)
-    return _frontier(C, best["N"], best["loss"], "follows the fitted law; its exponent is local where the law bends")
+    return _frontier(
+        C, best["N"], best["loss"], "follows the fitted law; its exponent is local where the law bends"
+    )
 
 
 def _frontier(C: Array, N: Array, loss: Array, note: str) -> Frontier:

@@ -41,8 +41,9 @@ def audit(
 ) -> Audit:
     """Compare claimed parameters (and the objective reported with them) with the optimum on the same rows.
 
-    Finds: optimisation that stopped early (as averaging the loss causes), an objective that is a mean, rounding
-    that spoils predictions, the optimum of inverted weights, N that counts embeddings. Raises LawError.
+    Finds: optimisation that stopped early (as averaging the loss causes), an objective that is a mean,
+    rounding that spoils predictions, the optimum of inverted weights, N that counts embeddings. Raises
+    LawError.
     """
     best = fit(points, law, x=x, loss=loss, delta=delta)
     claimed = evaluate(points, best.form, parameters, x=x, loss=loss, delta=delta)
@@ -57,16 +58,25 @@ def audit(
 
 
 def _why_above(
-    points: Points, best: Fit, parameters: Mapping[str, float], ratio: float, x: str | None, loss: str, delta: float
+    points: Points,
+    best: Fit,
+    parameters: Mapping[str, float],
+    ratio: float,
+    x: str | None,
+    loss: str,
+    delta: float,
 ) -> str:
     excess = f"the objective is {ratio:.4g} times its optimum"
     if _is_rounding(best.parameters, parameters):
-        return f"rounded parameters: {excess}; they are the optimum cut to {_digits(parameters)} digits or fewer"
+        return (
+            f"rounded parameters: {excess}; they are the optimum cut to {_digits(parameters)} digits or fewer"
+        )
     inverted = _inverted(points, best, x, loss, delta)
     if inverted is not None and _same(inverted.parameters, parameters, 1e-2):
         return f"inverted weights: {excess}, and the parameters are the optimum under 1/weight"
     return (
-        f"not converged: {excess}; an optimiser that averages the loss or uses a default tolerance stops like this"
+        f"not converged: {excess}; an optimiser that averages the loss or uses a default tolerance stops "
+        "like this"
     )
 
 
@@ -74,7 +84,10 @@ def _reported(objective: float, claimed: float, rows: int) -> list[str]:
     if abs(objective / claimed - 1.0) < 0.02:
         return []
     if abs(objective * rows / claimed - 1.0) < 0.02:
-        return [f"mean instead of sum: the reported objective times {rows} rows is the sum; averaging stops optimisers early"]
+        return [
+            f"mean instead of sum: the reported objective times {rows} rows is the sum; averaging stops "
+            "optimisers early"
+        ]
     return [f"the reported objective {objective:.6g} is not that of the parameters ({claimed:.6g} as a sum)"]
 
 

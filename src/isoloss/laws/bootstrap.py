@@ -45,9 +45,9 @@ class Interval:
 class Draws:
     """Resampled parameter values.
 
-    parameters: natural values by name, one per draw. clusters: number of resampled units. unit: what they are.
-    effective: number of equal clusters that carry as much information, (sum n)^2 / sum n^2 over cluster sizes n.
-    failed: draws that did not converge (left out). at_bound: draws with a parameter at a bound.
+    parameters: natural values by name, one per draw. clusters: number of resampled units. unit: what they
+    are. effective: number of equal clusters that carry as much information, (sum n)^2 / sum n^2 over cluster
+    sizes n. failed: draws that did not converge (left out). at_bound: draws with a parameter at a bound.
     """
 
     fit: Fit
@@ -72,8 +72,9 @@ class Draws:
 
         With few clusters the resampled spread is too small: deviations from the estimate are widened by
         sqrt(G / (G - 1)) and by the ratio of Student's t quantile with G - 1 degrees of freedom to the normal
-        one (on the log scale for positive quantities), G being the effective number of clusters. Below ten clusters the ends are plus and minus a standard
-        deviation of the draws times the normal quantile, widened alike. Raises LawError below three clusters.
+        one (on the log scale for positive quantities), G being the effective number of clusters. Below ten
+        clusters the ends are plus and minus a standard deviation of the draws times the normal quantile,
+        widened alike. Raises LawError below three clusters.
         """
         values = self.values(target)
         with np.errstate(all="ignore"):
@@ -91,8 +92,8 @@ class Draws:
     ) -> tuple[Array, Array, Array]:
         """Low, middle and high of the predicted response at values of the variables.
 
-        The band is of the mean curve; with `noise` a resampled residual is added to every draw, which makes it
-        a band for one new measurement inside the fitted range (beyond it use a calibrated forecast).
+        The band is of the mean curve; with `noise` a resampled residual is added to every draw, which makes
+        it a band for one new measurement inside the fitted range (beyond it use a calibrated forecast).
         """
         fit = self.fit
         variables = {name: np.atleast_1d(v).astype(float) for name, v in fit.variables(columns).items()}
@@ -133,13 +134,16 @@ def refuse_few(clusters: int, unit: str) -> None:
     """Raise LawError where there are too few independent units for an interval."""
     if clusters < FEWEST_CLUSTERS:
         raise LawError(
-            f"no interval: the rows form {clusters} independent cluster{'s' if clusters != 1 else ''} (by {unit}) and "
-            f"spread cannot be judged from fewer than {FEWEST_CLUSTERS}; add seeds or runs, or name another cluster column"
+            f"no interval: the rows form {clusters} independent cluster{'s' if clusters != 1 else ''} (by "
+            f"{unit}) and "
+            f"spread cannot be judged from fewer than {FEWEST_CLUSTERS}; add seeds or runs, or name another "
+            "cluster column"
         )
 
 
 def widening(clusters: float, level: float) -> float:
-    """Small-sample factor for deviations of a bootstrap over an effective number of clusters (at least two)."""
+    """Small-sample factor for deviations of a bootstrap over an effective number of clusters (at least
+    two)."""
     from scipy.special import stdtrit
 
     upper = 0.5 * (1.0 + level)
@@ -149,7 +153,8 @@ def widening(clusters: float, level: float) -> float:
 
 
 def target_function(form: Form, target: Target) -> Callable[[Mapping[str, Any]], Any]:
-    """A parameter, a derived quantity or a given function as a function of parameter values. Raises LawError."""
+    """A parameter, a derived quantity or a given function as a function of parameter values. Raises
+    LawError."""
     if callable(target):
         return target
     if target in form.names:
@@ -190,14 +195,18 @@ def bootstrap(
     draws = max(len(weight), len(y))
     objective = fit.loss.continuation()[-1]
     start = np.repeat(fit.theta[None, :], draws, axis=0)
-    solution = minimise(problem.model(), start, y, weight, objective, problem.free, problem.lower, problem.upper)
+    solution = minimise(
+        problem.model(), start, y, weight, objective, problem.free, problem.lower, problem.upper
+    )
     good = solution.converged & np.isfinite(solution.objective)
     theta = solution.theta[good]
     bound = ((theta <= problem.lower + 1e-9) | (theta >= problem.upper - 1e-9)) & problem.free
     natural = problem.natural(theta)
     sizes = np.bincount(groups)
     effective = float(sizes.sum() ** 2 / np.sum(sizes**2))
-    return Draws(fit, natural, count, unit, method, int((~good).sum()), int(bound.any(axis=1).sum()), effective)
+    return Draws(
+        fit, natural, count, unit, method, int((~good).sum()), int(bound.any(axis=1).sum()), effective
+    )
 
 
 def resample(rng: np.random.Generator, count: int, n: int) -> Array:
@@ -208,7 +217,9 @@ def resample(rng: np.random.Generator, count: int, n: int) -> Array:
 def counts_of(indices: Array, rows: int) -> Array:
     """Integer weights of resamples given as row indices."""
     if indices.ndim != 2 or indices.min() < 0 or indices.max() >= rows:
-        raise LawError(f"indices must have shape (draws, rows) with entries 0 to {rows - 1}; found shape {indices.shape}")
+        raise LawError(
+            f"indices must have shape (draws, rows) with entries 0 to {rows - 1}; found shape {indices.shape}"
+        )
     return np.stack([np.bincount(row, minlength=rows) for row in indices]).astype(float)
 
 

@@ -43,7 +43,9 @@ def calibrate(distances: Sequence[Array], errors: Sequence[Array], reach: float)
     earliest origin to the end of the rows. Raises LawError without any forecast.
     """
     squares = [
-        float(np.mean((e / (np.maximum(d, 0.0) + OFFSET)) ** 2)) for d, e in zip(distances, errors, strict=True) if len(e)
+        float(np.mean((e / (np.maximum(d, 0.0) + OFFSET)) ** 2))
+        for d, e in zip(distances, errors, strict=True)
+        if len(e)
     ]
     if not squares:
         raise LawError("no band: the rows allow no earlier cut-off with rows beyond it")

@@ -24,19 +24,29 @@ class Item:
 def checklist(fit: Fit, holdout: Holdout | None = None) -> list[Item]:
     """Every pitfall with what these rows and this fit say about it.
 
-    Questions: Besiroglu et al. 2024 (2404.10102) and the survey (Mis)Fitting (2502.18969), appendix checklist.
+    Questions: Besiroglu et al. 2024 (2404.10102) and the survey (Mis)Fitting (2502.18969), appendix
+    checklist.
     """
     points, d = fit.points, fit.diagnosis
     warnings = points.check()
     return [
-        _said("Is N, D, C in the right units?", [w for w in warnings if "median of" in w], "typical magnitudes"),
+        _said(
+            "Is N, D, C in the right units?", [w for w in warnings if "median of" in w], "typical magnitudes"
+        ),
         _embeddings(fit, warnings),
         _tokens(fit),
         _compute(fit),
         _checkpoints(fit),
-        _said("Is the range wide enough?", [w for w in warnings if "decades" in w or "only" in w and "values" in w],
-              ", ".join(f"{name} {span:.2f} decades" for name, span in d.decades.items())),
-        _said("Do N and D vary apart?", [w for w in warnings if "move together" in w], "yes, or the law has one variable"),
+        _said(
+            "Is the range wide enough?",
+            [w for w in warnings if "decades" in w or ("only" in w and "values" in w)],
+            ", ".join(f"{name} {span:.2f} decades" for name, span in d.decades.items()),
+        ),
+        _said(
+            "Do N and D vary apart?",
+            [w for w in warnings if "move together" in w],
+            "yes, or the law has one variable",
+        ),
         _said("Are there copied rows?", [w for w in warnings if "more than" in w], "none seen"),
         _outliers(fit),
         Item(
@@ -59,7 +69,11 @@ def checklist(fit: Fit, holdout: Holdout | None = None) -> list[Item]:
         _delta(fit),
         _clusters(fit),
         _held_out(holdout),
-        Item("Learning rate tuned per size, schedule matched to duration?", "unknown", "not in the table: state it"),
+        Item(
+            "Learning rate tuned per size, schedule matched to duration?",
+            "unknown",
+            "not in the table: state it",
+        ),
     ]
 
 
@@ -84,7 +98,9 @@ def _tokens(fit: Fit) -> Item:
     if "unique" in fit.points and "D" in fit.points:
         most = float(np.max(fit.points.D / fit.points.unique))
         repeated = most > 1.01 and "unique" not in fit.form.variables
-        return Item(question, "look" if repeated else "fine", f"up to {most:.3g} passes over the unique tokens")
+        return Item(
+            question, "look" if repeated else "fine", f"up to {most:.3g} passes over the unique tokens"
+        )
     return Item(question, "unknown", "no column of unique tokens: state it")
 
 
@@ -92,7 +108,9 @@ def _compute(fit: Fit) -> Item:
     question = "How was compute counted?"
     if {"N", "D", "C"} <= set(fit.points.columns):
         ratio = fit.points.C / (fit.points.N * fit.points.D)
-        return Item(question, "fine", f"C / (N D) runs from {ratio.min():.4g} to {ratio.max():.4g} (6ND gives 6)")
+        return Item(
+            question, "fine", f"C / (N D) runs from {ratio.min():.4g} to {ratio.max():.4g} (6ND gives 6)"
+        )
     return Item(question, "unknown", "no column C: allocation uses a named convention")
 
 
@@ -113,7 +131,9 @@ def _outliers(fit: Fit) -> Item:
     return Item(
         "Do a few rows decide?",
         "look" if len(far) else "fine",
-        f"{len(far)} rows lie beyond {OUTLIER:g} robust standard deviations (rows {listed})" if len(far) else "no row stands out",
+        f"{len(far)} rows lie beyond {OUTLIER:g} robust standard deviations (rows {listed})"
+        if len(far)
+        else "no row stands out",
     )
 
 
@@ -151,4 +171,6 @@ def _held_out(holdout: Holdout | None) -> Item:
         f"{holdout.coverage:.0%} inside the {holdout.level:.0%} band"
     )
     beaten = min(holdout.baselines.values(), default=np.inf) <= holdout.rmse
-    return Item(question, "look" if beaten else "fine", text + ("; a baseline does as well" if beaten else ""))
+    return Item(
+        question, "look" if beaten else "fine", text + ("; a baseline does as well" if beaten else "")
+    )

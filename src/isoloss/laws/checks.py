@@ -41,7 +41,10 @@ def _values(points: Points) -> list[str]:
             bad = ~np.isfinite(values) | ((values <= 0) if name != "weight" else (values < 0))
             if bad.any():
                 row = int(np.argmax(bad))
-                found.append(f"{name}: {int(bad.sum())} rows are missing or not positive (first: row {row}, {values[row]})")
+                found.append(
+                    f"{name}: {int(bad.sum())} rows are missing or not positive (first: row {row}, "
+                    f"{values[row]})"
+                )
     return found
 
 
@@ -58,7 +61,9 @@ def _ranges(points: Points) -> list[str]:
             found.append(f"{name} spans only {decades:.2f} decades: expect wide intervals on its exponent")
         levels = len(np.unique(np.round(np.log(values), 3)))
         if 1 < levels < 4:
-            found.append(f"{name} takes only {levels} values: coefficient, exponent and floor are hard to tell apart")
+            found.append(
+                f"{name} takes only {levels} values: coefficient, exponent and floor are hard to tell apart"
+            )
     return found
 
 
@@ -72,7 +77,8 @@ def _design(points: Points) -> list[str]:
     correlation = float(np.corrcoef(both)[0, 1])
     if abs(correlation) > 0.98:
         return [
-            f"N and D move together (correlation of logs {correlation:.3f}): the rank of the design is nearly one, "
+            f"N and D move together (correlation of logs {correlation:.3f}): the rank of the design is "
+            "nearly one, "
             "and their two terms cannot be told apart; vary tokens per parameter"
         ]
     return []
@@ -91,19 +97,30 @@ def _duplicates(points: Points) -> list[str]:
         loss, group = points.columns["loss"], group.ravel()
         same = sum(len(set(loss[group == g].tolist())) == 1 for g in np.flatnonzero(counts > 1))
         if same:
-            return [f"{same} design points appear more than once with the same loss: copied rows count as evidence twice"]
+            return [
+                f"{same} design points appear more than once with the same loss: copied rows count as "
+                "evidence twice"
+            ]
     if "seed" in points or "run" in points or "cluster" in points:
         return []
-    return [f"{repeated} design points appear more than once: give a seed, run or cluster column if they are repeats"]
+    return [
+        f"{repeated} design points appear more than once: give a seed, run or cluster column if they are "
+        "repeats"
+    ]
 
 
 def _clusters(points: Points) -> list[str]:
     index, name = points.clusters()
     count = int(index.max()) + 1
     if count < 3:
-        return [f"the rows form {count} cluster(s) by {name}: no interval can be given (at least 3 are needed)"]
+        return [
+            f"the rows form {count} cluster(s) by {name}: no interval can be given (at least 3 are needed)"
+        ]
     if count < 10:
-        return [f"only {count} clusters by {name}: intervals are widened by Student's t with {count - 1} degrees of freedom"]
+        return [
+            f"only {count} clusters by {name}: intervals are widened by Student's t with {count - 1} "
+            "degrees of freedom"
+        ]
     return []
 
 
@@ -113,11 +130,18 @@ def _units(points: Points) -> list[str]:
     if n is not None and d is not None:
         ratio = float(np.median(d) / np.median(n))
         if ratio < 1e-2:
-            found.append(f"tokens per parameter have a median of {ratio:.2g}: are D in billions and N in units?")
+            found.append(
+                f"tokens per parameter have a median of {ratio:.2g}: are D in billions and N in units?"
+            )
         if ratio > 1e6:
-            found.append(f"tokens per parameter have a median of {ratio:.2g}: are N in millions and D in units?")
+            found.append(
+                f"tokens per parameter have a median of {ratio:.2g}: are N in millions and D in units?"
+            )
     if n is not None and np.median(n) < 1e3:
-        found.append(f"N has a median of {np.median(n):.3g}: parameters are expected in units, not millions or billions")
+        found.append(
+            f"N has a median of {np.median(n):.3g}: parameters are expected in units, not millions or "
+            "billions"
+        )
     if loss is not None and np.median(loss) > 20:
         found.append(f"loss has a median of {np.median(loss):.3g}: is it a perplexity or a sum over tokens?")
     return found
@@ -133,12 +157,16 @@ def _compute(points: Points) -> list[str]:
         return []
     middle = float(np.median(ratio))
     if not 1.5 < middle < 60:
-        return [f"C / (N D) has a median of {middle:.3g}, where counted training FLOPs give about 6: check the units"]
+        return [
+            f"C / (N D) has a median of {middle:.3g}, where counted training FLOPs give about 6: check the "
+            "units"
+        ]
     return []
 
 
 def _weights(points: Points) -> list[str]:
-    """Weights should be large where repeats agree; a positive link to their spread means they are inverted."""
+    """Weights should be large where repeats agree; a positive link to their spread means they are
+    inverted."""
     if not {"weight", "loss"} <= set(points.columns):
         return []
     names = [name for name in ("N", "D", "C", "S") if name in points]
@@ -162,7 +190,8 @@ def _weights(points: Points) -> list[str]:
     link = spearmanr(level[usable_spread], spread[usable_spread])
     if link.statistic > 0 and link.pvalue < 0.05:
         return [
-            f"weights grow with the spread of repeats (rank correlation {link.statistic:.2f}): they look inverted; "
+            f"weights grow with the spread of repeats (rank correlation {link.statistic:.2f}): they look "
+            "inverted; "
             "a weight is 1/variance here, not a standard deviation"
         ]
     return []
@@ -193,5 +222,7 @@ def without_embeddings(points: Points) -> Points:
     rest = points.column("N") - points.column("vocab") * points.column("d_model")
     if np.any(rest <= 0):
         row = int(np.argmax(rest <= 0))
-        raise LawError(f"row {row}: N is not larger than vocab x d_model, so it does not count the embeddings")
+        raise LawError(
+            f"row {row}: N is not larger than vocab x d_model, so it does not count the embeddings"
+        )
     return points.with_columns(N=rest)

@@ -24,7 +24,8 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Expected:
-    """What a design would tell: truth and the central interval of refitted answers, with the share of failures."""
+    """What a design would tell: truth and the central interval of refitted answers, with the share of
+    failures."""
 
     truth: float
     low: float
@@ -48,7 +49,8 @@ def synthetic(
     x: str | None = None,
     replicates: int = 1,
 ) -> Array:
-    """Responses of shape (replicates, rows): the law times exp of row noise and of noise shared by clusters."""
+    """Responses of shape (replicates, rows): the law times exp of row noise and of noise shared by
+    clusters."""
     columns = {v: points.numbers(x if v == "x" and x else v) for v in form.variables}
     centre = form.to_space(np.asarray(form.predict(parameters, columns)))
     index, _ = points.clusters(cluster)
@@ -72,8 +74,8 @@ def expected_intervals(
 ) -> dict[str, Expected]:
     """Refit `replicates` synthetic data sets on the planned rows (no losses needed) and report each target.
 
-    noise, cluster_noise: standard deviations of log loss between repeats and between clusters. delta: width of
-    the Huber loss; by default 1.345 x noise, which is efficient for a known noise. Raises LawError.
+    noise, cluster_noise: standard deviations of log loss between repeats and between clusters. delta: width
+    of the Huber loss; by default 1.345 x noise, which is efficient for a known noise. Raises LawError.
     """
     form = get_form(law) if isinstance(law, str) else law
     if noise <= 0:

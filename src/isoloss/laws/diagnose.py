@@ -24,8 +24,8 @@ class Diagnosis:
     """Numbers behind the plain sentences.
 
     eigenvalues: of the exact Hessian in centred coordinates. standard_errors: first-print errors of natural
-    parameters (of the logarithm for positive ones) from residual spread and curvature; intervals come from the
-    bootstrap. active: parameters at a bound. inside: share of rows whose residual is within delta.
+    parameters (of the logarithm for positive ones) from residual spread and curvature; intervals come from
+    the bootstrap. active: parameters at a bound. inside: share of rows whose residual is within delta.
     """
 
     eigenvalues: list[float]
@@ -51,7 +51,9 @@ def diagnose(fit: Fit) -> Diagnosis:
     _, hessian = model.pull(state, -weight * slope, weight * curvature)
     _, information = model.pull(state, -weight * slope, weight * np.ones_like(r), curved=False)
     active = _active(fit)
-    moving = np.array([free and name not in active for free, name in zip(problem.free, fit.form.names, strict=True)])
+    moving = np.array(
+        [free and name not in active for free, name in zip(problem.free, fit.form.names, strict=True)]
+    )
     covariance = _covariance(fit, information[0], moving)
     centred, natural = np.sqrt(np.diag(covariance)), _natural_errors(fit, covariance)
     kept = [i for i in range(len(moving)) if moving[i]]
@@ -60,7 +62,8 @@ def diagnose(fit: Fit) -> Diagnosis:
     sub = hessian[0][np.ix_(moving, moving)]
     eigenvalues = np.linalg.eigvalsh(sub).tolist() if moving.any() else []
     decades = {
-        problem.columns[name]: float((values.max() - values.min()) / np.log(10)) for name, values in problem.logs.items()
+        problem.columns[name]: float((values.max() - values.min()) / np.log(10))
+        for name, values in problem.logs.items()
     }
     inside = float(np.mean(np.abs(fit.residuals) <= fit.loss.delta)) if fit.loss.kind != "squared" else 1.0
     sentence = _identification(fit, local, errors, active, decades)
@@ -74,14 +77,17 @@ def _active(fit: Fit) -> dict[str, str]:
         if not problem.free[index]:
             continue
         if fit.theta[index] <= problem.lower[index] + 1e-9:
-            found[q.name] = "goes to zero" if q.positive or problem.lower[index] == 0 else "at its lower bound"
+            found[q.name] = (
+                "goes to zero" if q.positive or problem.lower[index] == 0 else "at its lower bound"
+            )
         elif fit.theta[index] >= problem.upper[index] - 1e-9:
             found[q.name] = "at its upper bound"
     return found
 
 
 def _covariance(fit: Fit, information: Array, moving: Array) -> Array:
-    """First-print covariance of the fitted coordinates: robust spread squared times the inverse information."""
+    """First-print covariance of the fitted coordinates: robust spread squared times the inverse
+    information."""
     size = len(moving)
     covariance = np.zeros((size, size))
     index = np.flatnonzero(moving)
@@ -107,16 +113,22 @@ def _natural_errors(fit: Fit, covariance: Array) -> Array:
 
     step = 1e-6
     slopes = [
-        (natural(fit.theta + step * unit) - natural(fit.theta - step * unit)) / (2 * step) for unit in np.eye(len(fit.theta))
+        (natural(fit.theta + step * unit) - natural(fit.theta - step * unit)) / (2 * step)
+        for unit in np.eye(len(fit.theta))
     ]
     jacobian = np.stack(slopes, axis=1)
     return np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", jacobian, covariance, jacobian), 0.0))
 
 
 def _identification(
-    fit: Fit, local: dict[str, float], errors: dict[str, float], active: dict[str, str], decades: dict[str, float]
+    fit: Fit,
+    local: dict[str, float],
+    errors: dict[str, float],
+    active: dict[str, str],
+    decades: dict[str, float],
 ) -> str:
-    """One sentence on what the rows leave open; a coefficient is judged in centred units, where it can be known."""
+    """One sentence on what the rows leave open; a coefficient is judged in centred units, where it can be
+    known."""
     loose = []
     values = fit.parameters
     for name, how in active.items():
@@ -127,7 +139,9 @@ def _identification(
             loose.append(f"{name} (known only within a factor {np.exp(min(errors[name], 50.0)):.2g})")
         elif q.role == "exponent" and error > max(0.25, 0.75 * abs(values[name])):
             loose.append(f"{name} ({values[name]:.3g} with an error of about {error:.2g})")
-    reasons = [f"{name} spans only {span:.2f} decades" for name, span in decades.items() if span < NARROW_DECADES]
+    reasons = [
+        f"{name} spans only {span:.2f} decades" for name, span in decades.items() if span < NARROW_DECADES
+    ]
     distinct = {fit.problem.columns[v]: len(np.unique(np.round(x, 9))) for v, x in fit.problem.logs.items()}
     reasons += [f"{name} takes only {count} values" for name, count in distinct.items() if count < 4]
     if not loose:
@@ -163,16 +177,18 @@ def report(fit: Fit) -> str:
     lines = [
         f"law        {fit.form.name}: {fit.form.formula}",
         f"source     {fit.form.source}",
-        f"rows       {len(fit.points)}; {', '.join(f'{k} over {v:.2f} decades' for k, v in d.decades.items())}",
+        f"rows       {len(fit.points)}; "
+        f"{', '.join(f'{k} over {v:.2f} decades' for k, v in d.decades.items())}",
         f"objective  {fit.objective:.12g} (sum of {fit.loss.kind}, delta {fit.loss.delta:g}); "
         f"rmse {fit.rmse:.5f}; {d.inside:.0%} of rows inside delta",
-        f"solver     {'converged' if fit.converged else 'NOT CONVERGED'}, relative gradient {fit.gradient:.1e}, "
+        f"solver     {'converged' if fit.converged else 'NOT CONVERGED'}, relative gradient "
+        f"{fit.gradient:.1e}, "
         f"{len(fit.minima)} distinct minima",
     ]
     for name, value in fit.parameters.items():
         note = f"  (error of {'log ' if fit.form.parameter(name).positive else ''}{name} about "
         error = f"{note}{d.standard_errors[name]:.2g})" if name in d.standard_errors else "  (pinned)"
-        lines.append(f"  {name:<8} {value:.10g}{d.active.get(name) and f'  [{d.active[name]}]' or error}")
+        lines.append(f"  {name:<8} {value:.10g}{(d.active.get(name) and f'  [{d.active[name]}]') or error}")
     lines += [f"  {name:<8} {value:.10g}" for name, value in fit.derived.items()]
     if len(d.eigenvalues) > 1:
         lines.append(f"curvature  eigenvalues {d.eigenvalues[0]:.2e} to {d.eigenvalues[-1]:.2e}")

@@ -44,8 +44,8 @@ def ensemble(
     """The answer of the law as chosen, and of every variation of one choice at a time.
 
     Variations: other forms; delta and the L1 limit; without the smallest fifth of `by`; without the largest
-    losses (2 %); N without embeddings where the table has vocab and d_model. A variation that cannot be fitted
-    is listed with its reason.
+    losses (2 %); N without embeddings where the table has vocab and d_model. A variation that cannot be
+    fitted is listed with its reason.
     """
     first = fit(points, law, **options)
     variations: dict[str, tuple[Points, str, Mapping[str, Any]]] = {}
@@ -56,7 +56,11 @@ def ensemble(
     variations["l1"] = (points, law, {**options, "loss": "l1"})
     if by in points:
         edge = float(np.quantile(points.numbers(by), 0.2))
-        variations[f"without the smallest fifth of {by}"] = (points.where(points.numbers(by) > edge), law, options)
+        variations[f"without the smallest fifth of {by}"] = (
+            points.where(points.numbers(by) > edge),
+            law,
+            options,
+        )
     count = max(1, round(0.02 * len(points)))
     variations[f"without the {count} largest losses"] = (points.drop_largest_loss(count), law, options)
     answers = {"as chosen": answer(first)}

@@ -1,4 +1,5 @@
-"""The forecast of a running job: form and window chosen by rolling origin, a calibrated band, about a millisecond.
+"""The forecast of a running job: form and window chosen by rolling origin, a calibrated band, about a
+millisecond.
 
 Every candidate (a power above a floor, or a power of 1/x + g; over the whole curve or its last stretch) is a
 linear least-squares problem for each value of its one nonlinear parameter. Cumulative sums over rows solve it
@@ -126,13 +127,16 @@ def _clean(x: Array, y: Array) -> tuple[Array, Array]:
 
 def _origins(lx: Array) -> list[int]:
     """Numbers of rows before each earlier cut-off, ascending."""
-    ends = sorted({int(np.searchsorted(lx, lx[-1] - np.log(ratio) + 1e-9, side="right")) for ratio in ORIGINS})
+    ends = sorted(
+        {int(np.searchsorted(lx, lx[-1] - np.log(ratio) + 1e-9, side="right")) for ratio in ORIGINS}
+    )
     usable = [end for end in ends if FEWEST <= end < len(lx)]
     return usable or [len(lx) - 1]
 
 
 def _sums(form: str, lx: Array, log_y: Array) -> tuple[Array, Array, Array]:
-    """Cumulative sums of the normal equations, shape (6, nodes, rows + 1), the nodes, and the basis column."""
+    """Cumulative sums of the normal equations, shape (6, nodes, rows + 1), the nodes, and the basis
+    column."""
     if form == "floor":
         axis, basis = EXPONENTS, np.exp(-EXPONENTS[:, None] * lx)
         target, weight = np.exp(log_y - log_y.mean()), np.exp(-2.0 * (log_y - log_y.mean()))

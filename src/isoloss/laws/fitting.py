@@ -1,4 +1,5 @@
-"""Fitting a law to points: starts, continuation in delta, exact Newton, and an honest account of the result."""
+"""Fitting a law to points: starts, continuation in delta, exact Newton, and an honest account of the
+result."""
 
 from __future__ import annotations
 
@@ -86,11 +87,15 @@ class Fit:
         for variable, column in self.problem.columns.items():
             name = column if column in columns else variable
             if name not in columns and name == "M" and {"N", "D"} <= set(columns):
-                found[variable] = np.asarray(columns["D"], dtype=float) / np.asarray(columns["N"], dtype=float)
+                found[variable] = np.asarray(columns["D"], dtype=float) / np.asarray(
+                    columns["N"], dtype=float
+                )
                 continue
             if name not in columns:
                 need = ", ".join(self.problem.columns.values())
-                raise LawError(f"law {self.form.name!r} predicts from {need}; given: {', '.join(columns) or 'nothing'}")
+                raise LawError(
+                    f"law {self.form.name!r} predicts from {need}; given: {', '.join(columns) or 'nothing'}"
+                )
             found[variable] = np.asarray(columns[name], dtype=float)
         return found
 
@@ -130,7 +135,8 @@ class Fit:
         return bootstrap(self, n, seed, method, cluster if cluster is not None else self.cluster, indices)
 
     def sensitivity(self, deltas: tuple[float, ...] = (1e-2, 3e-3, 1e-3)) -> dict[str, dict[str, float]]:
-        """The fit repeated at other widths and at the L1 limit: parameters and derived quantities by objective."""
+        """The fit repeated at other widths and at the L1 limit: parameters and derived quantities by
+        objective."""
         return diagnose.sensitivity(self, deltas)
 
     def profile(self, name: str, points: int = 41, span: float = 4.0) -> Profile:
@@ -154,7 +160,12 @@ class Fit:
             "parameters": self.parameters,
             "fixed": {name: self.parameters[name] for name in self.problem.fixed},
             "derived": self.derived,
-            "loss": {"kind": self.loss.kind, "delta": self.loss.delta, "tau": self.loss.tau, "reduction": "sum"},
+            "loss": {
+                "kind": self.loss.kind,
+                "delta": self.loss.delta,
+                "tau": self.loss.tau,
+                "reduction": "sum",
+            },
             "objective": self.objective,
             "rmse": self.rmse,
             "converged": self.converged,
@@ -190,10 +201,10 @@ def fit(
 ) -> Fit:
     """Fit a law to points.
 
-    law: a registered name or a Form. x: the column of a one-variable law. y: the response column. loss: 'huber'
-    (of log residuals, delta 1e-3 unless given), 'l1', 'squared' or 'lower-envelope'. fixed: pinned parameters
-    in natural units. cluster: what is resampled as one unit by the bootstrap. start: one more start.
-    Raises LawError on unusable data and on a "fit" that never left its start.
+    law: a registered name or a Form. x: the column of a one-variable law. y: the response column. loss:
+    'huber' (of log residuals, delta 1e-3 unless given), 'l1', 'squared' or 'lower-envelope'. fixed: pinned
+    parameters in natural units. cluster: what is resampled as one unit by the bootstrap. start: one more
+    start. Raises LawError on unusable data and on a "fit" that never left its start.
     """
     from isoloss.laws.registry import get_form
 
@@ -204,7 +215,9 @@ def fit(
     if start is not None:
         first = np.concatenate([first, to_theta(form, problem.centred({**start, **(fixed or {})}))[None, :]])
     if not len(first):
-        raise LawError(f"law {form.name!r} offers no start: give start={{...}} or define guesses() in the form")
+        raise LawError(
+            f"law {form.name!r} offers no start: give start={{...}} or define guesses() in the form"
+        )
     result = solve(points, problem, objective, first, cluster)
     result.response, result.weighted = y, weighted
     result.warnings = account(result)
@@ -218,7 +231,9 @@ def account(result: Fit) -> list[str]:
         found.append(f"the solver stopped before its tolerance (relative gradient {result.gradient:.1e})")
     rivals = [m for m in result.minima[1:] if m.objective <= 1.02 * result.objective]
     if rivals:
-        found.append(f"{len(rivals)} other minima lie within 2 % of the best objective: compare their parameters")
+        found.append(
+            f"{len(rivals)} other minima lie within 2 % of the best objective: compare their parameters"
+        )
     if result.diagnosis.not_identified:
         found.append(result.diagnosis.not_identified)
     return found
@@ -338,6 +353,8 @@ def evaluate(
 
     form = get_form(law) if isinstance(law, str) else law
     problem = make_problem(points, form, x, y, None, weighted)
-    predicted = form.predict(parameters, {v: points.numbers(c) for v, c in variable_columns(form, x, points).items()})
+    predicted = form.predict(
+        parameters, {v: points.numbers(c) for v, c in variable_columns(form, x, points).items()}
+    )
     residual = problem.y - form.to_space(predicted)
     return float(np.sum(problem.weight * Objective(loss, delta).rho(residual)))

@@ -51,7 +51,9 @@ class Parameter:
         )
 
 
-def coefficient(name: str, dimension: Mapping[str, float | str] | None = None, meaning: str = "") -> Parameter:
+def coefficient(
+    name: str, dimension: Mapping[str, float | str] | None = None, meaning: str = ""
+) -> Parameter:
     """A positive coefficient, fitted as its logarithm."""
     return Parameter(name, dimension=dimension or {}, meaning=meaning)
 
@@ -64,9 +66,10 @@ def exponent(name: str, meaning: str = "", lower: float = 0.0, upper: float = EX
 class Form:
     """A scaling law. A user adds one by subclassing: names, parameters, `log_prediction`, and starts.
 
-    `space` is 'log' (residuals of the logarithm of the response), 'logit' (of the log odds of a share) or 'value'
-    (plain residuals, for accuracies). `log_prediction(p, v)` is written with `isoloss.laws.jets` functions on p.NAME or p.log_NAME
-    (parameters) and v.NAME or v.log_NAME (variables); it returns the prediction in that space.
+    `space` is 'log' (residuals of the logarithm of the response), 'logit' (of the log odds of a share) or
+    'value' (plain residuals, for accuracies). `log_prediction(p, v)` is written with `isoloss.laws.jets`
+    functions on p.NAME or p.log_NAME (parameters) and v.NAME or v.log_NAME (variables); it returns the
+    prediction in that space.
     """
 
     name: str = ""
@@ -122,7 +125,9 @@ class Form:
         for name, values in columns.items():
             if np.any(values <= 0):
                 row = int(np.argmax(values <= 0))
-                raise LawError(f"law {self.name!r} takes the logarithm of {name}; row {row} holds {values[row]:g}")
+                raise LawError(
+                    f"law {self.name!r} takes the logarithm of {name}; row {row} holds {values[row]:g}"
+                )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -177,7 +182,9 @@ class SumOfPowers(Form):
             exponent_sum: Any = 0.0
             for variable, power in term.powers.items():
                 sign, name = split_power(power)
-                exponent_sum = exponent_sum + (sign if name is None else sign * p[name]) * v[f"log_{variable}"]
+                exponent_sum = (
+                    exponent_sum + (sign if name is None else sign * p[name]) * v[f"log_{variable}"]
+                )
             columns[term.coefficient] = np.exp(exponent_sum)
         return Basis(columns)
 

@@ -18,6 +18,7 @@ Array = np.ndarray
 CHUNK = 128  # problems worked on together: their arrays stay in the second-level cache
 HALVINGS = 14
 ROUNDING = 2e-14
+STAGNANT = 10  # iterations within which a problem must gain something to be continued
 
 
 @dataclass
@@ -100,6 +101,7 @@ def _minimise(
     # What rounding of the residuals alone makes of the objective: an exact fit stops there.
     rounding = _total(objective, weight, np.full_like(r, ROUNDING) * (1.0 + np.abs(y)))
     work = model
+    earlier = value
     for step_number in range(iterations):
         slope, curvature = objective.slope(r)
         a, b = -weight * slope, weight * curvature
@@ -152,12 +154,15 @@ def _minimise(
         ended = finished | (stuck & (decrease <= 1e-9 * scale))
         result.converged[live[ended]] = True
         keep = ~(ended | stuck)
+        if step_number % STAGNANT == STAGNANT - 1:
+            keep &= value < earlier * (1.0 - 1e-8)
+            earlier = value
         if not keep.any():
             break
         if not keep.all():
             index = np.flatnonzero(keep)
             live, theta, r = live[index], theta[index], r[index]
-            value, rounding = value[index], rounding[index]
+            value, rounding, earlier = value[index], rounding[index], earlier[index]
             state, y, weight = work.select(state, index), _rows(y, index), _rows(weight, index)
             work = work.subset(index)
     return result

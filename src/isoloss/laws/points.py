@@ -96,7 +96,8 @@ class Points:
         if name in ("C", "D") and "N" in self.columns and {"C", "D"} & set(self.columns):
             other = "D" if name == "C" else "C"
             raise LawError(
-                f"{name} is not in the table and is not guessed from N and {other}: name the FLOP convention, "
+                f"{name} is not in the table and is not guessed from N and {other}: name the FLOP "
+                "convention, "
                 f"points.with_{'compute' if name == 'C' else 'tokens'}('6ND') or --flops 6ND"
             )
         raise unknown("column", name, self.columns)
@@ -135,7 +136,9 @@ class Points:
         shared = [name for name in self.columns if name in other.columns]
         return Points(**{name: list(self.columns[name]) + list(other.columns[name]) for name in shared})
 
-    def clusters(self, by: str | Callable[[Points], Any] | Sequence[Any] | None = None) -> tuple[np.ndarray, str]:
+    def clusters(
+        self, by: str | Callable[[Points], Any] | Sequence[Any] | None = None
+    ) -> tuple[np.ndarray, str]:
         """Cluster index per row and the name of what was used.
 
         Order of choice: `by` (a column, a function or labels), else the `cluster` column, else `run`, else

@@ -1,4 +1,5 @@
-"""Profile of the objective over one parameter: the honest picture where parameters trade off in curved valleys."""
+"""Profile of the objective over one parameter: the honest picture where parameters trade off in curved
+valleys."""
 
 from __future__ import annotations
 
@@ -15,15 +16,16 @@ if TYPE_CHECKING:
     from isoloss.laws.fitting import Fit
 
 Array = np.ndarray
+ITERATIONS = 60  # far out, where a solve crawls along a flat valley, the picture needs no last digit
 
 
 @dataclass(frozen=True)
 class Profile:
     """Best objective at fixed values of one parameter.
 
-    statistic: likelihood-ratio statistic of each value, from a profiled noise scale (squared objective: normal
-    noise; Huber of small delta and L1: Laplace noise). Rows are taken as independent: with clusters use the
-    bootstrap for intervals and this as the picture and check.
+    statistic: likelihood-ratio statistic of each value, from a profiled noise scale (squared objective:
+    normal noise; Huber of small delta and L1: Laplace noise). Rows are taken as independent: with clusters
+    use the bootstrap for intervals and this as the picture and check.
     """
 
     name: str
@@ -32,7 +34,8 @@ class Profile:
     statistic: Array
 
     def interval(self, level: float = 0.9) -> tuple[float, float]:
-        """Ends where the statistic crosses the chi-squared quantile; infinite where it does not within the grid."""
+        """Ends where the statistic crosses the chi-squared quantile; infinite where it does not within the
+        grid."""
         from scipy.special import chdtri
 
         limit = float(chdtri(1, 1.0 - level))
@@ -93,6 +96,7 @@ def _fixed(fit: Fit, name: str, value: float, warm: list[dict[str, float]]) -> t
         problem.free,
         problem.lower,
         problem.upper,
+        ITERATIONS,
     )
     best = int(np.argmin(solution.objective))
     if fit.loss.kind == "l1":

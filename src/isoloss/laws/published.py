@@ -1,8 +1,9 @@
 """The estimators of Alabdulmohsin et al. 2022 (2209.06640) as published, to reproduce their tables.
 
-They are not this library's fits of the same forms: M2 there minimises squared residuals of the logarithm of the
-*excess* loss L - E, and M3 alternates a linear regression with a search of g among the values that pass
-exactly through one row. The fits of `isoloss.laws.fitting` minimise residuals of log L and reach their optimum.
+They are not this library's fits of the same forms: M2 there minimises squared residuals of the logarithm of
+the *excess* loss L - E, and M3 alternates a linear regression with a search of g among the values that pass
+exactly through one row. The fits of `isoloss.laws.fitting` minimise residuals of log L and reach their
+optimum.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def _m1(lx: Array, y: Array) -> dict[str, float]:
 
 
 def _m2(lx: Array, y: Array) -> dict[str, float]:
-    """Their descent starts E at the smallest loss, so it ends in the first local minimum below it (or at 0)."""
+    """Their descent starts E at the smallest loss, so it ends in the first local minimum below it (or at
+    0)."""
     grid = np.concatenate([[0.0], np.linspace(0.0, y.min() - MARGIN, 4001)[1:]])
     excess = np.log(y[None, :] - grid[:, None])
     intercept, slope = _line(lx, excess)

@@ -1,4 +1,5 @@
-"""Starts by variable projection: a grid over the parameters that enter nonlinearly, a linear solve for the rest.
+"""Starts by variable projection: a grid over the parameters that enter nonlinearly, a linear solve for the
+rest.
 
 At every grid node the coefficients solve a least-squares problem of relative error in closed form; where some
 come out negative, the best solve on a subset of the columns is taken. The local minima of the grid are the
@@ -51,7 +52,10 @@ def line(x: Array, y: Array) -> tuple[float, float]:
 def to_theta(form: Form, values: Mapping[str, Any]) -> Array:
     """Fitted coordinates (logarithms where positive) of natural values."""
     return np.array(
-        [np.log(max(values[q.name], 1e-300)) if q.positive else float(values[q.name]) for q in form.parameters]
+        [
+            np.log(max(values[q.name], 1e-300)) if q.positive else float(values[q.name])
+            for q in form.parameters
+        ]
     )
 
 
@@ -95,7 +99,12 @@ def _axis(form: Form, name: str, searched: list[str], v: Namespace) -> Array:
 
 
 def _solve(
-    form: Form, columns: Mapping[str, Any], target: Array, weight: Array, fixed: Mapping[str, float], nodes: int
+    form: Form,
+    columns: Mapping[str, Any],
+    target: Array,
+    weight: Array,
+    fixed: Mapping[str, float],
+    nodes: int,
 ) -> tuple[dict[str, Array], Array]:
     """Weighted least squares at every node with the signs that the coefficients must have."""
     rows = target.shape[-1]

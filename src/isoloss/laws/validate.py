@@ -1,4 +1,5 @@
-"""Validation: hold out the largest scale, choose by rolling origin on fit rows only, compare with baselines."""
+"""Validation: hold out the largest scale, choose by rolling origin on fit rows only, compare with
+baselines."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ class Holdout:
         return {name: getattr(self, name) for name in names} | {"fitted_rows": len(self.fit.points)}
 
 
-def split(points: Points, by: str, top: float | None = None, above: float | None = None) -> tuple[Array, float]:
+def split(
+    points: Points, by: str, top: float | None = None, above: float | None = None
+) -> tuple[Array, float]:
     """Mask of the held-out rows and the threshold they exceed.
 
     above: hold out rows whose `by` is larger. top: share of the distinct scales of `by` to hold out (default
@@ -68,7 +71,8 @@ def split(points: Points, by: str, top: float | None = None, above: float | None
         mask = values > above
     if not mask.any() or mask.all():
         raise LawError(
-            f"hold-out by {by} above {above:g} leaves {int((~mask).sum())} rows to fit and {int(mask.sum())} to predict; "
+            f"hold-out by {by} above {above:g} leaves {int((~mask).sum())} rows to fit and "
+            f"{int(mask.sum())} to predict; "
             f"{by} runs from {values.min():g} to {values.max():g}"
         )
     return mask, float(values[~mask].max())
@@ -97,9 +101,9 @@ def holdout(
 ) -> Holdout:
     """Fit on the smaller scales, predict the largest, and say how it went.
 
-    by: 'N', 'D', 'C' or any numeric column. The band adds what earlier cut-offs of the fit rows got wrong, growing
-    with the log distance in `by`, to the bootstrap spread of the mean curve (where there are three clusters).
-    options go to `fit`. Raises LawError.
+    by: 'N', 'D', 'C' or any numeric column. The band adds what earlier cut-offs of the fit rows got wrong,
+    growing with the log distance in `by`, to the bootstrap spread of the mean curve (where there are three
+    clusters). options go to `fit`. Raises LawError.
     """
     mask, threshold = split(points, by, top, above)
     inside, outside = points.where(~mask), points.where(mask)
@@ -144,9 +148,16 @@ def _response(fitted: Fit, points: Points) -> Array:
 
 
 def forecast(
-    fitted: Fit, targets: Points, by: str, calibration: Calibration, level: float = 0.9, n: int = 500, seed: int = 0
+    fitted: Fit,
+    targets: Points,
+    by: str,
+    calibration: Calibration,
+    level: float = 0.9,
+    n: int = 500,
+    seed: int = 0,
 ) -> tuple[Array, Array, Array]:
-    """Low, middle and high at the rows of `targets`: bootstrap spread and calibrated error, added in quadrature."""
+    """Low, middle and high at the rows of `targets`: bootstrap spread and calibrated error, added in
+    quadrature."""
     middle = np.atleast_1d(fitted.predict(targets))
     centre = fitted.form.to_space(middle)
     last = float(fitted.points.numbers(by).max())
@@ -166,7 +177,8 @@ def forecast(
 
 
 def calibrate_fit(points: Points, fitted: Fit, by: str, options: dict[str, Any] | None = None) -> Calibration:
-    """Calibration of a law's forecasts on `points`: refit below earlier cut-offs of `by`, score above them."""
+    """Calibration of a law's forecasts on `points`: refit below earlier cut-offs of `by`, score above
+    them."""
     origins = rolling_origin(points, fitted.form, by, **(options or {}))
     values = points.numbers(by)
     reach = float(np.log(values.max() / min(origin.threshold for origin in origins)))
@@ -204,7 +216,9 @@ def rolling_origin(
             reason = str(error)
             continue
         rest = points.where(~inside)
-        error_there = form.to_space(np.atleast_1d(early.predict(rest))) - form.to_space(_response(early, rest))
+        error_there = form.to_space(np.atleast_1d(early.predict(rest))) - form.to_space(
+            _response(early, rest)
+        )
         if np.isfinite(error_there).all():
             distance = np.log(values[~inside] / values[inside].max())
             found.append(Origin(float(values[inside].max()), distance, error_there))
@@ -232,7 +246,8 @@ def _baselines(fitted: Fit, inside: Points, outside: Points, by: str) -> dict[st
 
 @dataclass(frozen=True)
 class Comparison:
-    """Laws ranked by rolling-origin error on fit rows; the held-out block is scored once, for all, after ranking."""
+    """Laws ranked by rolling-origin error on fit rows; the held-out block is scored once, for all, after
+    ranking."""
 
     by: str
     ranking: list[dict[str, Any]]
@@ -253,7 +268,8 @@ def compare(
     x: str | None = None,
     **options: Any,
 ) -> Comparison:
-    """Rank laws by rolling origin on fit rows; report each one's score on the untouched largest scale beside it.
+    """Rank laws by rolling origin on fit rows; report each one's score on the untouched largest scale beside
+    it.
 
     A law that cannot be fitted is listed last with the reason. Raises LawError when none can.
     """

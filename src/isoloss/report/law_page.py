@@ -1,4 +1,5 @@
-"""One HTML page for one fitted law: fit, residuals, profiles, forecast fan, isoFLOP view, checklist. Works offline."""
+"""One HTML page for one fitted law: fit, residuals, profiles, forecast fan, isoFLOP view, checklist. Works
+offline."""
 
 from __future__ import annotations
 
@@ -22,10 +23,11 @@ FAN_REACH = 100.0  # how far beyond the largest scale the forecast fan is drawn
 def write_law_page(
     fit: Fit, path: str | Path, draws: Draws | None = None, holdout: Holdout | None = None, level: float = 0.9
 ) -> Path:
-    """Write the page of a fit to `path` (a file, or a folder that gets index.html); the file's path is returned.
+    """Write the page of a fit to `path` (a file, or a folder that gets index.html); the file's path is
+    returned.
 
-    draws give intervals and bands, holdout the held-out section and the calibration of the fan. Raises OSError
-    where the place cannot be written.
+    draws give intervals and bands, holdout the held-out section and the calibration of the fan. Raises
+    OSError where the place cannot be written.
     """
     target = Path(path)
     if target.suffix != ".html":
@@ -116,8 +118,10 @@ def _held_out(holdout: Holdout | None) -> dict[str, Any] | None:
     columns = list(holdout.rows[0])
     worst = sorted(holdout.rows, key=lambda row: -abs(np.log(row["predicted"] / row["actual"])))[:25]
     return {
-        "sentence": f"Fitted below {holdout.by} = {holdout.threshold:.4g} and scored on {len(holdout.rows)} rows above: rmse "
-        f"{holdout.rmse:.4f}, bias {holdout.bias:+.4f}, {holdout.coverage:.0%} inside the {holdout.level:.0%} band "
+        "sentence": f"Fitted below {holdout.by} = {holdout.threshold:.4g} and scored on {len(holdout.rows)} "
+        "rows above: rmse "
+        f"{holdout.rmse:.4f}, bias {holdout.bias:+.4f}, {holdout.coverage:.0%} inside the "
+        f"{holdout.level:.0%} band "
         f"(median width {holdout.width:.3f}). Baselines: {others}. The rows with the largest errors:",
         "columns": columns,
         "rows": [[f"{row[name]:.5g}" for name in columns] for row in worst],
@@ -138,7 +142,8 @@ def _figures(
     if profiles:
         yield (
             "Profiles",
-            f"Best objective with one parameter held, as a likelihood-ratio statistic; below the dashed line is the {level:.0%} "
+            "Best objective with one parameter held, as a likelihood-ratio statistic; below the dashed "
+            f"line is the {level:.0%} "
             "range if rows were independent. A flat side means that the rows set no limit there.",
             profiles,
         )
@@ -148,7 +153,8 @@ def _figures(
         + (
             "The band joins bootstrap spread and the errors of earlier forecasts."
             if holdout
-            else "The band is bootstrap spread only and too narrow for new rows; --holdout calibrates it on past forecasts."
+            else "The band is bootstrap spread only and too narrow for new rows; --holdout calibrates it on "
+            "past forecasts."
         ),
         [_fan(fit, draws, holdout, level)],
     )
@@ -156,7 +162,8 @@ def _figures(
     if view:
         yield (
             "IsoFLOP view",
-            "Loss against size at equal compute, from the fitted surface; dots are rows within 0.05 decades of each "
+            "Loss against size at equal compute, from the fitted surface; dots are rows within 0.05 decades "
+            "of each "
             "compute, crosses the optima. A view: the surface is what was fitted.",
             [view],
         )
@@ -235,7 +242,7 @@ def _profile(fit: Fit, name: str, level: float) -> Plot | None:
     from scipy.special import chdtri
 
     try:
-        found = fit.profile(name, points=25)
+        found = fit.profile(name, points=17)
     except LawError:
         return None
     limit = float(chdtri(1, 1.0 - level))
@@ -256,7 +263,9 @@ def _fan(fit: Fit, draws: Draws | None, holdout: Holdout | None, level: float) -
     along = columns[-1] if fit.form.name != "data-constrained" else "D"
     start, end = float(fit.points.numbers(along).min()), float(fit.points.numbers(along).max())
     x = np.geomspace(start, end * FAN_REACH, 80)
-    given: dict[str, Any] = {name: np.full_like(x, _well_measured(fit.points.numbers(name))) for name in columns}
+    given: dict[str, Any] = {
+        name: np.full_like(x, _well_measured(fit.points.numbers(name))) for name in columns
+    }
     given[along] = x
     middle = np.asarray(fit.predict(**given))
     data: list[dict[str, Any]] = []

@@ -48,6 +48,9 @@ class Store:
         create: bool = True,
         backend: Callable[[Path], Backend] = PosixBackend,
     ) -> None:
+        for given in (path, *under):
+            if "://" in str(given):
+                raise StoreError(f"a store is a folder on a file system; URLs are not supported: {given}")
         self.path = Path(path).expanduser().resolve()
         self.under = [Path(given).expanduser().resolve() for given in under]
         top = backend(self.path)

@@ -29,6 +29,10 @@ def encode_curve(curve: Mapping[str, np.ndarray]) -> Blob:
     lengths = {name: column.shape for name, column in curve.items()}
     if "update" not in curve or len(set(lengths.values())) != 1 or curve["update"].ndim != 1:
         raise ValueError(f"a curve needs 1-D columns of one length, 'update' among them; found {lengths}")
+    for name, column in curve.items():
+        if column.dtype.kind not in "biuf" or column.dtype.itemsize not in (1, 4, 8):
+            allowed = "bool, 8-, 32- or 64-bit integers, float32 or float64"
+            raise ValueError(f"column {name!r} of a curve is {column.dtype}; allowed are {allowed}")
     return _parquet(pl.DataFrame({name: np.ascontiguousarray(column) for name, column in curve.items()}))
 
 
@@ -40,7 +44,8 @@ def decode_curve(data: bytes) -> dict[str, np.ndarray]:
 
 def encode_measurements(measurements: Sequence[Measurement]) -> Blob:
     """Parquet of (key, update, name, value), sorted by key and name."""
-    rows = sorted(measurements, key=lambda row: (row.key, row.name))
+    rows = sorted((m.key, int(m.update), m.name, float(m.value)) for m in measurements)
+    rows.sort(key=lambda row: (row[0], row[2]))
     return _parquet(pl.DataFrame(rows, schema=_MEASUREMENTS, orient="row"))
 
 

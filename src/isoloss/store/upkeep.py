@@ -305,6 +305,20 @@ def _copy_piece(layer: Layer, target: Layer, manifest: Manifest, states: bool) -
         target.backend.put_new(name, (layer.read_blob(name),))
     if manifest.digest and not with_state and not target.has(key):
         target.backend.put_new(f"released/{key}", ())
-    target.backend.put_new(manifest.name, (manifest.encode(),))
+    if not target.backend.put_new(manifest.name, (manifest.encode(),)):
+        there = target.read_manifest(manifest.name)
+        same = (there.digest, there.sides) == (manifest.digest, manifest.sides)
+        if not same or _measured(target, there) != _measured(layer, manifest):
+            raise NotDeterministic(
+                f"the piece that ends at key {key} differs between {layer.backend.path(manifest.name)} and "
+                f"{target.backend.path(manifest.name)}; nothing was overwritten"
+            )
     if with_state and target.released(key):
         target.backend.delete(f"released/{key}")
+
+
+def _measured(layer: Layer, manifest: Manifest) -> list[tuple[str, str, str]]:
+    if not manifest.measurements:
+        return []
+    rows = decode_measurements(layer.read_blob(blob_name(manifest.measurements, "parquet")))
+    return [(m.key, m.name, m.value.hex()) for m in rows]

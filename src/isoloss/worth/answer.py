@@ -257,7 +257,9 @@ def _fit(entry: dict[str, Any], name: str, points: Any, results: Results) -> Non
     form = get_form(name)
     x = None if len(form.variables) > 1 else "D"
     fitted = fit(points, name, x=x, cluster="cluster")
-    entry["warnings"] += fitted.warnings + [str(s) for s in fitted.diagnosis.sentences]
+    entry["warnings"] += fitted.warnings
+    if fitted.diagnosis.not_identified:
+        entry["warnings"].append(fitted.diagnosis.not_identified)
     draws = None
     try:
         draws = fitted.bootstrap(DRAWS)

@@ -151,5 +151,6 @@ def tokens_against_overfitting(N: Any) -> Any:
 
 
 def learning_rate(N: Any) -> Any:
-    """Their rule for the peak Adam learning rate: 0.003239 - 0.0001395 ln N (appendix D.6), below 1e10 parameters."""
+    """Their rule for the peak Adam learning rate: 0.003239 - 0.0001395 ln N (appendix D.6), below 1e10
+    parameters."""
     return 0.003239 - 0.0001395 * np.log(np.asarray(N, dtype=float))

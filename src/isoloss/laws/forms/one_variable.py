@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from isoloss.laws.form import Form, Parameter, SumOfPowers, Term, coefficient, exponent
-from isoloss.laws.jets import exp, log, logaddexp, sigmoid, softplus, value_of
+from isoloss.laws.jets import Jet, log, logaddexp, sigmoid, softplus, value_of, where
 from isoloss.laws.kernel import Basis, Namespace
 
 Array = np.ndarray
@@ -102,7 +103,7 @@ class M4(Form):
         log_span = log(p.L0 - p.E)
         right = p.log_b - p.c * v.log_x - (1.0 - p.a) * log_span
         z = _solve_m4(value_of(right), value_of(p.a))
-        if not isinstance(z, np.ndarray) or right is not value_of(right):
+        if isinstance(right, Jet):
             # Two Newton steps in jet arithmetic carry exact first and second derivatives of the root.
             for _ in range(2):
                 z = z - (_left(z, p.a) - right) / _left_slope(z, p.a)
@@ -146,7 +147,7 @@ def _solve_m4(right: Array, a: Array) -> Array:
         low, high = np.where(gap < 0, z, low), np.where(gap > 0, z, high)
         step = z - gap / _left_slope(z, a)
         z_new = np.where((step > low) & (step < high), step, 0.5 * (low + high))
-        if np.max(np.abs(z_new - z), initial=0.0) < 1e-14:
+        if np.max(np.abs(z_new - z) / (1.0 + np.abs(z)), initial=0.0) < 1e-12:
             return z_new
         z = z_new
     return z
@@ -202,7 +203,8 @@ class Envelope(M2):
 
 
 def speed_up(parameters: Values, slower: Any, faster: Any) -> Any:
-    """Effective compute ratio between two losses on one envelope: ((slower - L_inf)/(faster - L_inf))^(1/p)."""
+    """Effective compute ratio between two losses on one envelope: ((slower - L_inf)/(faster -
+    L_inf))^(1/p)."""
     floor = parameters["L_inf"]
     return ((np.asarray(slower) - floor) / (np.asarray(faster) - floor)) ** (1.0 / parameters["p"])
 
@@ -238,8 +240,6 @@ class PiecewisePower(Form):
 
 def log_ramp(x: Any) -> Any:
     """max(x, 0)^2 with its one-sided second derivative."""
-    from isoloss.laws.jets import where
-
     return where(value_of(x) > 0, x * x, 0.0 * x)
 
 
@@ -273,8 +273,6 @@ class BrokenPower(Form):
         return logaddexp(p.log_a, total)
 
     def guesses(self, v: Namespace, y: Array) -> list[Values]:
-        from itertools import combinations
-
         found: list[tuple[float, Values]] = []
         places = np.quantile(v.log_x, np.linspace(0.1, 0.9, 9))
         for share in (1e-3, 0.5, 0.8, 0.95, 0.99):

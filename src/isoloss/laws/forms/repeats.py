@@ -9,7 +9,7 @@ import numpy as np
 
 from isoloss.laws.form import Form, Parameter, coefficient, exponent
 from isoloss.laws.forms.additive import Chinchilla, ChinchillaTied
-from isoloss.laws.jets import exp, logaddexp, value_of, where
+from isoloss.laws.jets import exp, log, logaddexp, value_of, where
 from isoloss.laws.kernel import Namespace
 from isoloss.laws.starts import term_guesses
 
@@ -62,9 +62,6 @@ class DataConstrained(Form):
     def derived(self) -> dict[str, Callable[[Values], Any]]:
         return self._plain.derived()
 
-    def check(self, columns: Mapping[str, Array]) -> None:
-        super().check(columns)
-
 
 class DataConstrainedTied(DataConstrained):
     """The published variant with one exponent for size and data."""
@@ -82,13 +79,9 @@ class DataConstrainedTied(DataConstrained):
 
 def _effective(log_ratio: Any, r: Any) -> Any:
     """log(1 + r (1 - exp(-R/r))) for R = exp(log_ratio) - 1 passes beyond the first."""
-    from isoloss.laws.jets import log
-
     repeats = exp(log_ratio) - 1.0
     return log(1.0 + r * (1.0 - exp(-1.0 * (repeats / r))))
 
 
 def _log_ratio(alpha: Any, beta: Any) -> Any:
-    from isoloss.laws.jets import log
-
     return log(alpha) - log(beta)

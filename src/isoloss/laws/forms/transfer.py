@@ -60,7 +60,11 @@ class TransferFraction(Form):
 
 def data_transferred(parameters: Values, D_F: Any, N: Any) -> Any:
     """D_T = k D_F^alpha N^beta (equation 1.1)."""
-    return parameters["k"] * np.asarray(D_F, float) ** parameters["alpha"] * np.asarray(N, float) ** parameters["beta"]
+    return (
+        parameters["k"]
+        * np.asarray(D_F, float) ** parameters["alpha"]
+        * np.asarray(N, float) ** parameters["beta"]
+    )
 
 
 def transfer_fraction(parameters: Values, D_F: Any, N: Any) -> Any:
@@ -77,7 +81,8 @@ def loss_after_transfer(parameters: Values, kaplan: Values, D_F: Any, N: Any) ->
 
 
 def effective_data(D: Any, loss: Any, target: Any) -> Array:
-    """D_E: data of a from-scratch curve at the target losses, by monotone interpolation of loss against log D.
+    """D_E: data of a from-scratch curve at the target losses, by monotone interpolation of loss against log
+    D.
 
     Raises LawError where the curve does not fall or a target lies outside it (it never extrapolates).
     """
@@ -89,7 +94,8 @@ def effective_data(D: Any, loss: Any, target: Any) -> Array:
     outside = (target > y[0]) | (target < y[-1])
     if outside.any():
         raise LawError(
-            f"target loss {target[outside][0]:g} lies outside the from-scratch curve ({y[-1]:g} to {y[0]:g}); "
+            f"target loss {target[outside][0]:g} lies outside the from-scratch curve ({y[-1]:g} to "
+            f"{y[0]:g}); "
             "no extrapolation"
         )
     from scipy.interpolate import PchipInterpolator
