@@ -86,9 +86,7 @@ def compare(folder: Path, name: str, parameters: int, tensors: int, rounds: int)
         store.release(key(i + 1))
     medians = {column: statistics.median(values) for column, values in times.items()}
     size = parameters * 3 * 4 / 1e6
-    print(
-        f"\n{parameters / 1e6:g}M parameters with AdamW: {size:.1f} MB, {3 * tensors} tensors, {rounds} rounds"
-    )
+    print(f"\n{parameters / 1e6:g}M parameters, AdamW: {size:.1f} MB, {3 * tensors} tensors, {rounds} rounds")
     for column, median in medians.items():
         peer = "torch.load" if "load" in column else "torch.save"
         print(f"  {column:<20} {median:9.2f} ms   {median / medians[peer]:5.2f} x {peer}")

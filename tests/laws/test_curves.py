@@ -19,8 +19,7 @@ def rmse(predicted: np.ndarray, observed: np.ndarray) -> float:
 def test_published_estimators_give_the_reference_table(
     curves: list[Curve], reference_rmse: dict[tuple[str, str, str, str], float], estimator: str, agreeing: int
 ) -> None:
-    """Within 2 % of the reference, curve by curve and in the median; four M2 curves of the reference never
-    converged."""
+    """Within 2 % by curve and in the median; four M2 curves of the reference never converged."""
     form = get_form(estimator)
     pairs = []
     for curve in curves:

@@ -1,5 +1,4 @@
-"""Faults seen in published fits, planted here, and every kind of bad input: each is caught with one
-message."""
+"""Faults seen in published fits, planted here, and every kind of bad input: each gets one message."""
 
 from __future__ import annotations
 
@@ -253,11 +252,7 @@ def test_importing_laws_needs_neither_torch_nor_polars() -> None:
     import subprocess
     import sys
 
-    code = "import sys, isoloss.laws; print([m for m in ('torch', 'polars', 'plotly', 'pydantic') if m in "
-    "sys.modules])"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "[]"
-    )
+    heavy = ("torch", "polars", "plotly", "pydantic")
+    code = f"import sys, isoloss.laws; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -23,7 +23,10 @@ from isoloss.laws import (
 )
 from isoloss.laws.forms import batch, kaplan, one_variable, transfer
 
-REPEATS = {"A": np.exp(6.255414), "B": np.exp(7.3049974), "E": np.exp(0.6254804), "alpha": 0.3526596, "r_D": 15.387756, "r_N": 5.309743}  # fmt: skip
+REPEATS = {
+    "A": np.exp(6.255414), "B": np.exp(7.3049974), "E": np.exp(0.6254804),
+    "alpha": 0.3526596, "r_D": 15.387756, "r_N": 5.309743,
+}  # fmt: skip
 PLANTED: dict[str, dict[str, float]] = {
     "m1": {"b": 20, "c": 0.1},
     "m2": {"E": 1.7, "b": 50, "c": 0.3},
@@ -34,7 +37,9 @@ PLANTED: dict[str, dict[str, float]] = {
     "envelope": {"L_inf": 1.7, "A": 1e3, "p": 0.15},
     "ppl": {"t1": 3.0, "t2": 0.01, "t3": -0.01, "X": 1e8},
     "bnsl-1": {"a": 0.5, "b": 20.0, "c0": 0.1, "c1": 0.4, "d1": 1e8, "f1": 0.4},
-    "bnsl-2": {"a": 0.5, "b": 20.0, "c0": 0.1, "c1": 0.5, "d1": 1e7, "f1": 0.3, "c2": -0.4, "d2": 1e9, "f2": 0.3},
+    "bnsl-2": {
+        "a": 0.5, "b": 20.0, "c0": 0.1, "c1": 0.5, "d1": 1e7, "f1": 0.3, "c2": -0.4, "d2": 1e9, "f2": 0.3,
+    },
     "nmt": {"a": 40, "C": 1e-9, "p": 0.28},
     "chinchilla": {"A": 400, "B": 2000, "E": 1.8, "alpha": 0.34, "beta": 0.37},
     "chinchilla-tied": {"A": 400, "B": 1500, "E": 1.8, "alpha": 0.35},
@@ -56,7 +61,10 @@ PLANTED: dict[str, dict[str, float]] = {
     "exp-decay": {"e": 0.9, "k": 1.5, "g": 0.8},
     "log-growth": {"a": 2.0, "b": 1.0},
     "power-growth": {"a": 0.5, "p": 0.3},
-    "additive:width,depth,D": {"A_width": 30, "A_depth": 4, "A_D": 900, "E": 1.5, "alpha_width": 0.6, "alpha_depth": 0.7, "alpha_D": 0.35},
+    "additive:width,depth,D": {
+        "A_width": 30, "A_depth": 4, "A_D": 900, "E": 1.5,
+        "alpha_width": 0.6, "alpha_depth": 0.7, "alpha_D": 0.35,
+    },
 }  # fmt: skip
 
 
@@ -73,8 +81,9 @@ def design(form: Form) -> dict[str, np.ndarray]:
         return {"width": rng.choice([64, 128, 256, 512, 1024], 81).astype(float),
                 "depth": rng.choice([2, 4, 8, 16, 32], 81).astype(float), "D": D}  # fmt: skip
     columns = {
-        "N": N, "D": D, "C": 6 * N * D, "M": D / N, "unique": np.minimum(D, np.tile([5e8, 4e9, 3e10], 27)), "D_F": D / 1e4,
-        "S": np.tile(np.geomspace(1e3, 1e6, 9), 9), "B": np.geomspace(1e2, 1e6, 81), "loss": np.linspace(2, 5, 81),
+        "N": N, "D": D, "C": 6 * N * D, "M": D / N, "D_F": D / 1e4, "loss": np.linspace(2, 5, 81),
+        "unique": np.minimum(D, np.tile([5e8, 4e9, 3e10], 27)),
+        "S": np.tile(np.geomspace(1e3, 1e6, 9), 9), "B": np.geomspace(1e2, 1e6, 81),
     }  # fmt: skip
     return {name: columns[name] for name in form.variables}
 

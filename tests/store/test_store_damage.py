@@ -103,6 +103,17 @@ def test_a_damaged_manifest_makes_the_piece_unknown_until_it_is_made_again(store
     assert sum(fresh.publish(make_piece(i)) for i in range(3)) == 1 and fresh.verify().clean
 
 
+def test_a_writer_makes_good_what_another_process_put_aside(store):
+    writer = Store(store.path)
+    assert writer.publish(make_piece(1)) is False
+    curve = next(row.curve for row in store.pieces() if row.end_key == make_piece(1).end_key)
+    flip(store.path / "blobs" / curve[:2] / f"{curve}.parquet", 100)
+    with pytest.raises(StoreError, match="is damaged"):
+        store.curve(make_piece(1).end_key)
+    assert writer.publish(make_piece(1)) is True
+    assert len(store.curve(make_piece(1).end_key)["update"]) == 10 and store.verify().clean
+
+
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_damaged_or_missing_curve_makes_the_piece_unknown(store, gone):
     piece = make_piece(1)
@@ -194,8 +205,12 @@ def test_an_index_that_cannot_grow_gives_way_to_memory(store):
 def test_a_forked_child_opens_its_own_index(store):
     child = os.fork()
     if child == 0:
-        found = store.has(make_piece(0).end_key) and store.measurement(key("trunk-15"), "loss/A") == 1.2
-        os._exit(0 if found else 1)
+        status = 1
+        try:
+            found = store.has(make_piece(0).end_key) and store.measurement(key("trunk-15"), "loss/A") == 1.2
+            status = 0 if found else 1
+        finally:
+            os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
     assert store.publish(make_piece(3)) and store.verify().clean
 

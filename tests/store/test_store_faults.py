@@ -36,7 +36,7 @@ class QuickDisk(Disk):
 
 
 class FaultyDisk(QuickDisk):
-    """Counts operations and spoils the `at`-th: 'error' once, 'full' from then on, 'kill' before, 'after' it."""
+    """Counts operations and spoils one: an error, no space from then on, death before or after it."""
 
     def __init__(self, at: int | None = None, kind: str = "") -> None:
         self.at, self.kind = at, kind

@@ -47,8 +47,13 @@ def backtest(
 
     table = read_points(points, column, flops, drop_largest)
     scale = by or largest_scale(table)
-    options = {"x": x or None, "y": y or None, "fixed": numbers(pin, "--pin"), "cluster": cluster or None}
-    choices: list[dict[str, float]] = [{"above": cut} for cut in above or []]
+    options: dict[str, Any] = {
+        "x": x or None,
+        "y": y or None,
+        "fixed": numbers(pin, "--pin"),
+        "cluster": cluster or None,
+    }
+    choices: list[dict[str, Any]] = [{"above": cut} for cut in above or []]
     choices = choices or [{"top": share} for share in (0.5, 0.35, 0.2, 0.1)]
     rows: list[dict[str, Any]] = []
     reason = ""

@@ -41,8 +41,7 @@ Pin = Annotated[
 
 
 def read_points(path: Path, column: Sequence[str] | None, flops: str, drop: int) -> Points:
-    """The table, with headers renamed, missing D or C derived by the named convention, and large losses
-    dropped."""
+    """The table: headers renamed, missing D or C derived by the named convention, largest losses dropped."""
     from isoloss.laws import Points
 
     points = Points.read(path, dict(pairs(column, "--column")))

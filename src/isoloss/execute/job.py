@@ -8,7 +8,7 @@ from typing import Any
 
 from isoloss.plan.lower import open_source
 from isoloss.plan.needs import Work
-from isoloss.recipe.errors import RunFailed
+from isoloss.recipe.errors import RunFailed, StateLost, StoreError
 from isoloss.store import Measurement, Piece, Side, Store
 from isoloss.train.layout import Layout
 from isoloss.train.loop import Row
@@ -45,7 +45,7 @@ def execute(
 ) -> None:
     """Train ``job`` from the store and publish its pieces; only rank 0 of a layout writes.
 
-    Raises ``StoreError`` where the state to begin from is gone or damaged: plan again.
+    Raises ``StateLost`` where the state to begin from is gone or damaged: plan again.
     """
     segment = job.segment
     track, phase, begun = segment.run.tracks[segment.track]
@@ -57,7 +57,10 @@ def execute(
         )
     start = None
     if begun + segment.begin > 0:
-        tensors, meta, sides = store.load(track.key(segment.begin))
+        try:
+            tensors, meta, sides = store.load(track.key(segment.begin))
+        except StoreError as error:
+            raise StateLost(str(error)) from error
         start = State(tensors, meta, {name: (side.state, side.meta) for name, side in sides.items()})
     held: list[int] = []
 

@@ -33,9 +33,15 @@ class Listener(Protocol):
 
 @dataclass
 class Outcome:
-    """How a round of work ended: failures by track, whether it was stopped before all was done."""
+    """How a round of work ended.
+
+    ``failures`` by track; ``lost``: states that were gone when they were needed (plan again); ``fatal``: why
+    nothing more can be published; ``stopped``: before all was done.
+    """
 
     failures: dict[str, str] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    fatal: str | None = None
     stopped: bool = False
 
 
@@ -118,6 +124,8 @@ class Pool:
         idle: list[_Worker] = list(self._workers)
         while waiting or any(w.job for w in self._workers):
             if deadline is not None and time.monotonic() > deadline:
+                self.halting.set()
+            if outcome.fatal:
                 self.halting.set()
             if self.halting.is_set():
                 outcome.stopped = outcome.stopped or bool(waiting)
@@ -244,7 +252,13 @@ def _messages(
         while pipe.poll():
             kind, _, payload = pipe.recv()
             if kind == "failed":
-                outcome.failures.setdefault(track, payload[1])
+                sort, message = payload
+                if sort == "StateLost":
+                    outcome.lost.append(message)
+                elif sort == "StoreError":
+                    outcome.fatal = message
+                else:
+                    outcome.failures.setdefault(track, message)
                 return True
             if kind == "done":
                 worker.finished.add(rank)

@@ -97,6 +97,7 @@ def execute(
         display,
     ):
         repeated = 0
+        lost: set[str] = set()
         while True:
             current = stage(study, memory, lowering, alone=not options.share)
             works = _balanced(current, [w for w in current.work if w.node.track.id not in failed])
@@ -112,6 +113,10 @@ def execute(
                 works, labels, display, deadline=deadline, claim=leases.claim, release=leases.release
             )
             failed |= outcome.failures
+            if outcome.fatal:
+                raise RunFailed(outcome.fatal)
+            for message in outcome.lost:
+                console.print(f"planning again: {message}", highlight=False)
             after = arrange(current.roots, memory)
             left = {w.segment.run.key(0) + w.node.track.id: w for w in after}
             progress = sum(w.updates for w in works) - sum(w.updates for w in after)
@@ -120,7 +125,9 @@ def execute(
             if outcome.stopped or pool.halting.is_set():
                 stopped = True
                 break
-            repeated = repeated + 1 if progress <= 0 and not outcome.failures else 0
+            learned = outcome.failures or set(outcome.lost) - lost
+            lost |= set(outcome.lost)
+            repeated = repeated + 1 if progress <= 0 and not learned else 0
             if repeated:
                 if leases.busy:
                     time.sleep(1.0)

@@ -1,5 +1,4 @@
-"""Compute-optimal allocation and equal-loss multipliers, from a fitted surface, an envelope or isoFLOP
-parabolas.
+"""Compute-optimal allocation and equal-loss multipliers: from a surface, an envelope or isoFLOP parabolas.
 
 C = k N D with k from a named convention (6 for '6ND'). All functions take parameter values as numbers or as
 arrays of draws, so that intervals propagate.
@@ -31,8 +30,7 @@ def optimum(form: Form, values: Values, C: Any, k: float = FLOPS_PER_ND, **other
     """N*, D* and L* that minimise a law of (N, D) at compute C = k N D.
 
     Closed form where the law gives G and a_opt (Hoffmann et al. 2022, equation 4), else golden-section search
-    over log N. others: further variables of the law (unique tokens). Raises LawError for a law without N and
-    D.
+    over log N. others: further variables of the law (unique tokens). Raises LawError without N and D.
     """
     _needs_surface(form)
     C = np.asarray(C, dtype=float)
@@ -124,10 +122,11 @@ def optimum_intervals(
 ) -> dict[str, Interval]:
     """Intervals of N*, D* and L* at compute C."""
     form = draws.fit.form
-    return {
-        name: draws.interval(lambda v, name=name: optimum(form, v, C, k)[name], level)
-        for name in ("N", "D", "loss")
-    }
+
+    def at(name: str) -> Callable[[Values], Any]:
+        return lambda values: optimum(form, values, C, k)[name]
+
+    return {name: draws.interval(at(name), level) for name in ("N", "D", "loss")}
 
 
 def multiplier_interval(
@@ -167,8 +166,7 @@ def multiplier_interval(
 
 @dataclass(frozen=True)
 class Frontier:
-    """N* against C from points: exponents a (of N*) and 1 - a (of D*), the optima used, and what to
-    distrust."""
+    """N* against C: exponents a (of N*) and 1 - a (of D*), the optima used, and what to distrust."""
 
     a: float
     coefficient: float

@@ -34,6 +34,7 @@ def audit(
     points: Points,
     law: str | Form,
     parameters: Mapping[str, float],
+    *,
     objective: float | None = None,
     x: str | None = None,
     loss: str = "huber",
@@ -42,8 +43,7 @@ def audit(
     """Compare claimed parameters (and the objective reported with them) with the optimum on the same rows.
 
     Finds: optimisation that stopped early (as averaging the loss causes), an objective that is a mean,
-    rounding that spoils predictions, the optimum of inverted weights, N that counts embeddings. Raises
-    LawError.
+    rounding that spoils predictions, the optimum of inverted weights, embeddings in N. Raises LawError.
     """
     best = fit(points, law, x=x, loss=loss, delta=delta)
     claimed = evaluate(points, best.form, parameters, x=x, loss=loss, delta=delta)

@@ -22,6 +22,7 @@ Array = np.ndarray
 def fit_many(
     tables: Sequence[Points],
     law: str | Form,
+    *,
     x: str | None = None,
     y: str | None = None,
     loss: str = "huber",

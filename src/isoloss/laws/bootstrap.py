@@ -142,8 +142,7 @@ def refuse_few(clusters: int, unit: str) -> None:
 
 
 def widening(clusters: float, level: float) -> float:
-    """Small-sample factor for deviations of a bootstrap over an effective number of clusters (at least
-    two)."""
+    """Small-sample factor for bootstrap deviations over an effective number of clusters (at least two)."""
     from scipy.special import stdtrit
 
     upper = 0.5 * (1.0 + level)
@@ -153,8 +152,7 @@ def widening(clusters: float, level: float) -> float:
 
 
 def target_function(form: Form, target: Target) -> Callable[[Mapping[str, Any]], Any]:
-    """A parameter, a derived quantity or a given function as a function of parameter values. Raises
-    LawError."""
+    """A parameter, derived quantity or given function, as a function of the parameters. Raises LawError."""
     if callable(target):
         return target
     if target in form.names:

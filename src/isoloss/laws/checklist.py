@@ -24,8 +24,7 @@ class Item:
 def checklist(fit: Fit, holdout: Holdout | None = None) -> list[Item]:
     """Every pitfall with what these rows and this fit say about it.
 
-    Questions: Besiroglu et al. 2024 (2404.10102) and the survey (Mis)Fitting (2502.18969), appendix
-    checklist.
+    Questions: Besiroglu et al. 2024 (2404.10102); the survey (Mis)Fitting (2502.18969), its checklist.
     """
     points, d = fit.points, fit.diagnosis
     warnings = points.check()

@@ -165,8 +165,7 @@ def _compute(points: Points) -> list[str]:
 
 
 def _weights(points: Points) -> list[str]:
-    """Weights should be large where repeats agree; a positive link to their spread means they are
-    inverted."""
+    """Weights should be large where repeats agree; where they grow with the spread they are inverted."""
     if not {"weight", "loss"} <= set(points.columns):
         return []
     names = [name for name in ("N", "D", "C", "S") if name in points]

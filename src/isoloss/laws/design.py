@@ -24,8 +24,7 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Expected:
-    """What a design would tell: truth and the central interval of refitted answers, with the share of
-    failures."""
+    """What a design would tell: truth, central interval of refitted answers, and share of failures."""
 
     truth: float
     low: float
@@ -49,8 +48,7 @@ def synthetic(
     x: str | None = None,
     replicates: int = 1,
 ) -> Array:
-    """Responses of shape (replicates, rows): the law times exp of row noise and of noise shared by
-    clusters."""
+    """Responses (replicates, rows) in the space of the residuals: law, row noise, shared cluster noise."""
     columns = {v: points.numbers(x if v == "x" and x else v) for v in form.variables}
     centre = form.to_space(np.asarray(form.predict(parameters, columns)))
     index, _ = points.clusters(cluster)
@@ -63,6 +61,7 @@ def expected_intervals(
     law: str | Form,
     parameters: Values,
     targets: Mapping[str, Target],
+    *,
     noise: float = 0.01,
     cluster_noise: float = 0.0,
     cluster: Any = None,
@@ -108,6 +107,7 @@ def coverage(
     law: str | Form,
     parameters: Values,
     targets: Mapping[str, Target],
+    *,
     noise: float = 0.01,
     cluster_noise: float = 0.0,
     cluster: Any = None,

@@ -86,8 +86,7 @@ def _active(fit: Fit) -> dict[str, str]:
 
 
 def _covariance(fit: Fit, information: Array, moving: Array) -> Array:
-    """First-print covariance of the fitted coordinates: robust spread squared times the inverse
-    information."""
+    """First-print covariance of fitted coordinates: robust spread squared times inverse information."""
     size = len(moving)
     covariance = np.zeros((size, size))
     index = np.flatnonzero(moving)
@@ -127,8 +126,7 @@ def _identification(
     active: dict[str, str],
     decades: dict[str, float],
 ) -> str:
-    """One sentence on what the rows leave open; a coefficient is judged in centred units, where it can be
-    known."""
+    """One sentence on what the rows leave open; coefficients are judged in centred units."""
     loose = []
     values = fit.parameters
     for name, how in active.items():

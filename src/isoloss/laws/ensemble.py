@@ -36,6 +36,7 @@ def ensemble(
     law: str,
     answer: Answer,
     alternatives: Sequence[str] = (),
+    *,
     deltas: Sequence[float] = (1e-2, 1e-3),
     by: str = "C",
     n: int = 500,

@@ -1,5 +1,4 @@
-"""The forecast of a running job: form and window chosen by rolling origin, a calibrated band, about a
-millisecond.
+"""The forecast of a running job: form and window by rolling origin, a calibrated band, in a millisecond.
 
 Every candidate (a power above a floor, or a power of 1/x + g; over the whole curve or its last stretch) is a
 linear least-squares problem for each value of its one nonlinear parameter. Cumulative sums over rows solve it
@@ -135,8 +134,7 @@ def _origins(lx: Array) -> list[int]:
 
 
 def _sums(form: str, lx: Array, log_y: Array) -> tuple[Array, Array, Array]:
-    """Cumulative sums of the normal equations, shape (6, nodes, rows + 1), the nodes, and the basis
-    column."""
+    """Cumulative sums of the normal equations (6, nodes, rows + 1), the nodes, and the basis column."""
     if form == "floor":
         axis, basis = EXPONENTS, np.exp(-EXPONENTS[:, None] * lx)
         target, weight = np.exp(log_y - log_y.mean()), np.exp(-2.0 * (log_y - log_y.mean()))

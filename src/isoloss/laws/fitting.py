@@ -1,5 +1,4 @@
-"""Fitting a law to points: starts, continuation in delta, exact Newton, and an honest account of the
-result."""
+"""Fitting a law to points: starts, continuation in delta, exact Newton, an honest account of the result."""
 
 from __future__ import annotations
 
@@ -135,8 +134,7 @@ class Fit:
         return bootstrap(self, n, seed, method, cluster if cluster is not None else self.cluster, indices)
 
     def sensitivity(self, deltas: tuple[float, ...] = (1e-2, 3e-3, 1e-3)) -> dict[str, dict[str, float]]:
-        """The fit repeated at other widths and at the L1 limit: parameters and derived quantities by
-        objective."""
+        """Refits at other widths and at the L1 limit: parameters and derived quantities by objective."""
         return diagnose.sensitivity(self, deltas)
 
     def profile(self, name: str, points: int = 41, span: float = 4.0) -> Profile:
@@ -188,6 +186,7 @@ def _table(fit: Fit, points: Points) -> dict[str, Array]:
 def fit(
     points: Points,
     law: str | Form,
+    *,
     x: str | None = None,
     y: str | None = None,
     loss: str = "huber",
@@ -342,6 +341,7 @@ def evaluate(
     points: Points,
     law: str | Form,
     parameters: Mapping[str, float],
+    *,
     x: str | None = None,
     y: str | None = None,
     loss: str = "huber",

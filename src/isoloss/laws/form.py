@@ -82,7 +82,7 @@ class Form:
     # Variables measured in one unit with another (unique tokens with tokens).
     same_unit: ClassVar[Mapping[str, str]] = {}
     # Grid of each parameter that a linear solve cannot give, in centred natural units.
-    grids: Mapping[str, Sequence[float]] = {}
+    grids: ClassVar[Mapping[str, Sequence[float]]] = {}
     # False for laws written in the logarithm itself, whose letters change when it is centred.
     centre_logs: bool = True
     # Space of the linear solve for starts: 'loss' (columns add up to the prediction) or 'log'.

@@ -159,10 +159,9 @@ def softplus(x: T) -> T:
 def logaddexp(first: Any, *others: Any) -> Any:
     """log of the sum of exponentials of two or more terms (jets or arrays)."""
     total = first
-    for other in others:
-        if isinstance(other, Jet) and not isinstance(total, Jet):
-            total, other = other, total
-        total = other + softplus(total - other) if isinstance(total, Jet) else np.logaddexp(total, other)
+    for term in others:
+        base, more = (term, total) if isinstance(term, Jet) and not isinstance(total, Jet) else (total, term)
+        total = more + softplus(base - more) if isinstance(base, Jet) else np.logaddexp(base, more)
     return total
 
 

@@ -15,7 +15,8 @@ from isoloss.laws.kernel import Model
 from isoloss.laws.losses import Objective
 
 Array = np.ndarray
-CHUNK = 128  # problems worked on together: their arrays stay in the second-level cache
+CACHED = 40_000  # numbers in one work array: a batch of them stays in the second-level cache
+MOST_TOGETHER = 512
 HALVINGS = 14
 ROUNDING = 2e-14
 STAGNANT = 10  # iterations within which a problem must gain something to be continued
@@ -49,8 +50,9 @@ def minimise(
     """
     problems = len(theta)
     parts = []
-    for begin in range(0, problems, CHUNK):
-        index = np.arange(begin, min(begin + CHUNK, problems))
+    together = int(np.clip(CACHED // max(y.shape[-1], 1), 2, MOST_TOGETHER))
+    for begin in range(0, problems, together):
+        index = np.arange(begin, min(begin + together, problems))
         part = _minimise(
             model.subset(index) if problems > 1 else model,
             np.clip(theta[index], lower, upper),
@@ -91,7 +93,7 @@ def _minimise(
     iterations: int,
     tolerance: float,
 ) -> Solution:
-    problems, p = theta.shape
+    problems = len(theta)
     result = Solution(theta.copy(), np.zeros(problems), np.zeros(problems, int), np.zeros(problems, bool))
     live = np.arange(problems)
     f, state = model.forward(theta)
@@ -207,4 +209,4 @@ def newton_step(gradient: Array, hessian: Array, held: Array, damping: float = 0
         known = np.einsum("kj,kj->k", h[:, i, i + 1 :], step[:, i + 1 :]) if i + 1 < p else 0.0
         step[:, i] = (right[:, i] - known) / pivots[:, i]
     step = np.where(held, 0.0, step / scale)
-    return step, definite & np.isfinite(step).all(axis=1)
+    return step, np.asarray(definite & np.isfinite(step).all(axis=1))

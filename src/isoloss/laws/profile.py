@@ -1,5 +1,4 @@
-"""Profile of the objective over one parameter: the honest picture where parameters trade off in curved
-valleys."""
+"""Profile of the objective over one parameter: the honest picture of curved valleys."""
 
 from __future__ import annotations
 
@@ -34,8 +33,7 @@ class Profile:
     statistic: Array
 
     def interval(self, level: float = 0.9) -> tuple[float, float]:
-        """Ends where the statistic crosses the chi-squared quantile; infinite where it does not within the
-        grid."""
+        """Ends where the statistic crosses the chi-squared quantile; infinite where the grid has none."""
         from scipy.special import chdtri
 
         limit = float(chdtri(1, 1.0 - level))

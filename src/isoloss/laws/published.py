@@ -40,8 +40,7 @@ def _m1(lx: Array, y: Array) -> dict[str, float]:
 
 
 def _m2(lx: Array, y: Array) -> dict[str, float]:
-    """Their descent starts E at the smallest loss, so it ends in the first local minimum below it (or at
-    0)."""
+    """Their descent starts E at the smallest loss and ends in the first local minimum below it (or at 0)."""
     grid = np.concatenate([[0.0], np.linspace(0.0, y.min() - MARGIN, 4001)[1:]])
     excess = np.log(y[None, :] - grid[:, None])
     intercept, slope = _line(lx, excess)

@@ -1,5 +1,4 @@
-"""Starts by variable projection: a grid over the parameters that enter nonlinearly, a linear solve for the
-rest.
+"""Starts by variable projection: a grid over nonlinear parameters, a linear solve for the rest.
 
 At every grid node the coefficients solve a least-squares problem of relative error in closed form; where some
 come out negative, the best solve on a subset of the columns is taken. The local minima of the grid are the
@@ -18,6 +17,7 @@ from isoloss.laws.form import Form
 from isoloss.laws.kernel import Namespace
 
 Array = np.ndarray
+MOST_ROWS = 1000
 ABSENT = 1e-3  # share of the smallest prediction given to a coefficient that the linear solve leaves out
 
 
@@ -25,6 +25,10 @@ def make_starts(
     form: Form, logs: Mapping[str, Array], y: Array, weight: Array, fixed: Mapping[str, float], limit: int
 ) -> Array:
     """Starts of shape (s, p) in fitted coordinates, best first, for one data set of centred logs."""
+    if len(y) > MOST_ROWS:
+        # Starts need no more than a sample of a long table.
+        rows = np.sort(np.random.default_rng(0).choice(len(y), MOST_ROWS, replace=False))
+        logs, y, weight = {name: values[rows] for name, values in logs.items()}, y[rows], weight[rows]
     starts = [grid_starts(form, logs, y, weight, fixed, limit)]
     v = Namespace({}, dict(logs))
     target = form.from_space(y)
@@ -126,7 +130,7 @@ def _solve(
     for subset in subsets:
         if any(not positive[i] for i in range(len(names)) if i not in subset):
             continue
-        chosen = list(subset)
+        chosen = np.array(subset)
         todo = np.flatnonzero(~np.isfinite(best)) if len(subset) == len(names) else np.arange(nodes)
         part = gram[np.ix_(todo, chosen, chosen)]
         scale = np.sqrt(np.maximum(np.einsum("kii->ki", part), 1e-300))

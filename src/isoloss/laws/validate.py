@@ -1,5 +1,4 @@
-"""Validation: hold out the largest scale, choose by rolling origin on fit rows only, compare with
-baselines."""
+"""Validation: hold out the largest scale, choose by rolling origin on fit rows, compare with baselines."""
 
 from __future__ import annotations
 
@@ -91,6 +90,7 @@ def _levels(values: Array) -> Array:
 def holdout(
     points: Points,
     law: str | Form,
+    *,
     by: str = "C",
     top: float | None = None,
     above: float | None = None,
@@ -156,8 +156,7 @@ def forecast(
     n: int = 500,
     seed: int = 0,
 ) -> tuple[Array, Array, Array]:
-    """Low, middle and high at the rows of `targets`: bootstrap spread and calibrated error, added in
-    quadrature."""
+    """Low, middle and high at the rows of `targets`: bootstrap spread and calibrated error in quadrature."""
     middle = np.atleast_1d(fitted.predict(targets))
     centre = fitted.form.to_space(middle)
     last = float(fitted.points.numbers(by).max())
@@ -165,7 +164,7 @@ def forecast(
     below = above = calibration.half_width(distance, level)
     try:
         draws = fitted.bootstrap(n, seed)
-        columns = {c: targets.numbers(c) for c in fitted.problem.columns.values()}
+        columns: dict[str, Any] = {c: targets.numbers(c) for c in fitted.problem.columns.values()}
         low, _, high = draws.predict_band(level, **columns)
     except LawError:
         # Fewer than three clusters: the calibrated error alone.
@@ -177,8 +176,7 @@ def forecast(
 
 
 def calibrate_fit(points: Points, fitted: Fit, by: str, options: dict[str, Any] | None = None) -> Calibration:
-    """Calibration of a law's forecasts on `points`: refit below earlier cut-offs of `by`, score above
-    them."""
+    """Calibration of a law's forecasts on `points`: refit below cut-offs of `by`, score above them."""
     origins = rolling_origin(points, fitted.form, by, **(options or {}))
     values = points.numbers(by)
     reach = float(np.log(values.max() / min(origin.threshold for origin in origins)))
@@ -246,8 +244,7 @@ def _baselines(fitted: Fit, inside: Points, outside: Points, by: str) -> dict[st
 
 @dataclass(frozen=True)
 class Comparison:
-    """Laws ranked by rolling-origin error on fit rows; the held-out block is scored once, for all, after
-    ranking."""
+    """Laws ranked by rolling-origin error on fit rows; the held-out block never enters the ranking."""
 
     by: str
     ranking: list[dict[str, Any]]
@@ -261,6 +258,7 @@ class Comparison:
 def compare(
     points: Points,
     laws: Sequence[str | Form],
+    *,
     by: str = "C",
     top: float | None = None,
     above: float | None = None,
@@ -268,8 +266,7 @@ def compare(
     x: str | None = None,
     **options: Any,
 ) -> Comparison:
-    """Rank laws by rolling origin on fit rows; report each one's score on the untouched largest scale beside
-    it.
+    """Rank laws by rolling origin on fit rows; each one's score on the held-out largest scale is beside it.
 
     A law that cannot be fitted is listed last with the reason. Raises LawError when none can.
     """
@@ -282,7 +279,7 @@ def compare(
         try:
             origins = rolling_origin(inside, form, by, **chosen)
             score = float(np.sqrt(np.mean([np.mean(o.error**2) for o in origins])))
-            held = holdout(points, form, by, top, above, n=n, **chosen)
+            held = holdout(points, form, by=by, top=top, above=above, n=n, **chosen)
         except LawError as error:
             ranking.append({"law": form.name, "rolling_rmse": float("inf"), "failed": str(error)})
             continue

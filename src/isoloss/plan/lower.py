@@ -12,7 +12,7 @@ from isoloss import data, models
 from isoloss.recipe import catalogue
 from isoloss.recipe.canonical import digest
 from isoloss.recipe.errors import StudyError
-from isoloss.recipe.measure import Measure, Observer
+from isoloss.recipe.measure import PARTS, Measure, Observer
 from isoloss.recipe.references import code_of, is_reference
 from isoloss.recipe.run import LR, Phase, Rule, Run, Start
 from isoloss.recipe.units import BATCH, DURATION, Quantity
@@ -49,7 +49,7 @@ class Lowered:
     @property
     def final(self) -> dict[str, Measure]:
         """Measure at the end of the run by part, of the averaged weights where the arm averages."""
-        return {part: Measure("loss", part, self.amount, self.observer) for part in ("A", "B")}
+        return {part: Measure("loss", part, self.amount, self.observer) for part in PARTS}
 
 
 class Lowering:
@@ -61,6 +61,7 @@ class Lowering:
         self._rules: dict[Any, Rule] = {}
         self._starts: dict[Any, tuple[dict[str, Any], models.ModelFacts]] = {}
         self._numerics: dict[tuple[str, bool], dict[str, Any]] = {}
+        self._validated: set[tuple[str, int, int]] = set()
 
     def __call__(self, config: Mapping[str, Any], lr: float, *, where: str, alone: bool = False) -> Lowered:
         """Lower one configuration with its learning rate; ``where`` names the cell in messages."""
@@ -97,6 +98,7 @@ class Lowering:
             self._numerics_of(training["precision"], bool(training["compile"])),
         )
         amount = _amount(config["evaluation"])
+        self._check_validation(source, amount, context)
         observer = _observer(config["average"], updates, run)
         terms = batch * per_sample
         return Lowered(
@@ -117,6 +119,14 @@ class Lowering:
             amount=amount,
             piece=max(1, updates(config["checkpoint"]["every"], "checkpoint.every")),
         )
+
+    def _check_validation(self, source: data.Source, amount: int, context: int) -> None:
+        """Both validation parts must hold what is asked; told before anything trains."""
+        memo = (source.digest, amount, context)
+        if memo not in self._validated:
+            for part in PARTS:
+                source.validation(part, amount, context)
+            self._validated.add(memo)
 
     def _placed(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
         """Relative paths of data (and of a tokenizer file) made absolute; paths never enter a key."""
@@ -254,7 +264,7 @@ def _points(
         moments |= set(range(every, total, every))
     found = {at: (Measure("loss", "B", amount),) for at in sorted(moments) if 0 < at < total}
     watched = [None, observer] if observer else [None]
-    found[total] = tuple(Measure("loss", part, amount, w) for w in watched for part in ("A", "B"))
+    found[total] = tuple(Measure("loss", part, amount, w) for w in watched for part in PARTS)
     return found
 
 

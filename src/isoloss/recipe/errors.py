@@ -22,6 +22,10 @@ class NotDeterministic(StoreError):
     """Two trainings of one key gave different bits: the alarm that sharing rests on."""
 
 
+class StateLost(StoreError):
+    """A state that a plan counted on is gone or damaged; planning again finds another way."""
+
+
 class RunFailed(IsolossError):
     """One run could not be trained (exit code 1); the others go on."""
 

@@ -1,5 +1,4 @@
-"""One HTML page for one fitted law: fit, residuals, profiles, forecast fan, isoFLOP view, checklist. Works
-offline."""
+"""One offline page for a fitted law: fit, residuals, profiles, forecast fan, isoFLOP view, checklist."""
 
 from __future__ import annotations
 
@@ -23,8 +22,7 @@ FAN_REACH = 100.0  # how far beyond the largest scale the forecast fan is drawn
 def write_law_page(
     fit: Fit, path: str | Path, draws: Draws | None = None, holdout: Holdout | None = None, level: float = 0.9
 ) -> Path:
-    """Write the page of a fit to `path` (a file, or a folder that gets index.html); the file's path is
-    returned.
+    """Write the page of a fit to `path` (a file, or a folder that gets index.html); return the file's path.
 
     draws give intervals and bands, holdout the held-out section and the calibration of the fan. Raises
     OSError where the place cannot be written.
@@ -179,7 +177,7 @@ def _parity(fit: Fit) -> Plot:
     colour = np.log10(fit.points.numbers(_columns(fit)[0]))
     return {
         "data": [
-            {"x": predicted, "y": observed, "text": texts, "mode": "markers", "name": "rows", "type": "scatter",
+            {"x": predicted, "y": observed, "text": texts, "mode": "markers", "name": "rows",
              "marker": {"color": colour, "colorscale": "Viridis", "size": 7,
                         "colorbar": {"title": {"text": f"log10 {_columns(fit)[0]}"}}}},
             {"x": [low, high], "y": [low, high], "mode": "lines", "line": {"color": GREY}, "name": "equal"},
@@ -248,12 +246,13 @@ def _profile(fit: Fit, name: str, level: float) -> Plot | None:
     limit = float(chdtri(1, 1.0 - level))
     return {
         "data": [
-            {"x": found.values, "y": np.minimum(found.statistic, 6 * limit), "mode": "lines", "line": {"color": BLUE}, "name": name},
-            {"x": [float(found.values.min()), float(found.values.max())], "y": [limit, limit], "mode": "lines",
+            {"x": found.values, "y": np.minimum(found.statistic, 6 * limit), "mode": "lines",
+             "line": {"color": BLUE}, "name": name},
+            {"x": [found.values.min(), found.values.max()], "y": [limit, limit], "mode": "lines",
              "line": {"color": GREY, "dash": "dash"}, "name": f"{level:.0%}"},
         ],
-        "layout": {"xaxis": {"title": {"text": name}}, "yaxis": {"title": {"text": "statistic"}, "range": [0, 5 * limit]},
-                   "showlegend": False},
+        "layout": {"xaxis": {"title": {"text": name}}, "showlegend": False,
+                   "yaxis": {"title": {"text": "statistic"}, "range": [0, 5 * limit]}},
     }  # fmt: skip
 
 
@@ -312,8 +311,11 @@ def _fan(fit: Fit, draws: Draws | None, holdout: Holdout | None, level: float) -
     )
     others = ", ".join(f"{name} = {given[name][0]:.4g}" for name in columns if name != along)
     title = f"{along}" + (f" at {others}" if others else "")
-    return {"data": data, "layout": {"xaxis": {"title": {"text": title}, "type": "log"},
-                                     "yaxis": {"title": {"text": "response"}, "type": _axis(float(np.nanmin(middle)))}}}  # fmt: skip
+    layout = {
+        "xaxis": {"title": {"text": title}, "type": "log"},
+        "yaxis": {"title": {"text": "response"}, "type": _axis(float(np.nanmin(middle)))},
+    }
+    return {"data": data, "layout": layout}
 
 
 def _well_measured(values: Array) -> float:
@@ -341,16 +343,21 @@ def _isoflop(fit: Fit) -> Plot | None:
         near = np.abs(np.log10(C) - log_c / np.log(10)) < 0.05
         name = f"C = {budget:.2g}"
         data += [
-            {"x": size, "y": loss, "mode": "lines", "line": {"color": colour}, "name": name, "legendgroup": name},
+            {"x": size, "y": loss, "mode": "lines", "line": {"color": colour}, "name": name,
+             "legendgroup": name},
             {"x": N[near], "y": observed[near], "mode": "markers", "marker": {"color": colour, "size": 6},
              "legendgroup": name, "showlegend": False},
             {"x": [float(best["N"])], "y": [float(best["loss"])], "mode": "markers",
-             "marker": {"color": colour, "symbol": "x", "size": 10}, "legendgroup": name, "showlegend": False},
+             "marker": {"color": colour, "symbol": "x", "size": 10}, "legendgroup": name,
+             "showlegend": False},
         ]  # fmt: skip
     top = float(np.quantile(observed, 0.995)) * 1.05
-    bottom = float(min(observed.min(), min(float(np.min(t["y"])) for t in data if len(t["y"])))) * 0.98
-    return {"data": data, "layout": {"xaxis": {"title": {"text": "N"}, "type": "log"},
-                                     "yaxis": {"title": {"text": "loss"}, "range": [bottom, top]}}}  # fmt: skip
+    bottom = float(min(observed.min(), *(np.min(trace["y"]) for trace in data if len(trace["y"])))) * 0.98
+    layout = {
+        "xaxis": {"title": {"text": "N"}, "type": "log"},
+        "yaxis": {"title": {"text": "loss"}, "range": [bottom, top]},
+    }
+    return {"data": data, "layout": layout}
 
 
 def _finite(value: Any) -> Any:
@@ -361,6 +368,6 @@ def _finite(value: Any) -> Any:
         return [_finite(item) for item in value.tolist()]
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
+    if isinstance(value, float):  # numpy's float64 is one
+        return float(value) if np.isfinite(value) else None
     return value

@@ -62,13 +62,14 @@ class Layer:
 
     def ingest_key(self, key: str) -> None:
         """Take in the pieces that end at one key."""
-        names = self.backend.list(pieces_folder(key))
-        if names:
-            known = {manifest_name(key, row.piece) for row in self.index.pieces_at(key)}
-            new = [name[:-5] for name in names if f"{pieces_folder(key)}/{name}" not in known]
-            entries = [entry for piece in new if (entry := self.read_piece(key, piece))]
-            if entries:
-                self.index.ingest(entries)
+        listed = {name.removesuffix(".json") for name in self.backend.list(pieces_folder(key))}
+        known = {row.piece for row in self.index.pieces_at(key)}
+        if known - listed:
+            # Another process found a manifest damaged and put it aside.
+            self.refresh()
+        elif listed - known:
+            entries = [entry for piece in sorted(listed - known) if (entry := self.read_piece(key, piece))]
+            self.index.ingest(entries)
 
     def listed(self) -> Iterator[tuple[str, str]]:
         """(end key, piece) of every manifest in the folder."""

@@ -408,8 +408,10 @@ def _units(results: Results) -> dict[str, Any]:
     source = open_source(first.data)
     if source.kind != "tokens":
         return {"D": "samples", "loss": "nats per sample", "bits_per_byte": None}
-    unit = "byte" if source.bytes_per_token == 1 else "token"
-    return {"D": "tokens", "loss": f"nats per {unit}", "bits_per_byte": 1 / (math.log(2) * source.bytes_per_token)}
+    width = source.bytes_per_token
+    unit = "byte" if width == 1 else "token"
+    bits = 1 / (math.log(2) * width) if math.isfinite(width) else None
+    return {"D": "tokens", "loss": f"nats per {unit}", "bits_per_byte": bits}
 
 
 def _version() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,7 +28,7 @@ class Sigmoid(Form):
         Parameter("x0", dimension={"x": 1}, role="scale", meaning="middle of the step"),
         Parameter("k", dimension={"x": -1}, role="scale", meaning="steepness"),
     )
-    grids: ClassVar[Mapping[str, Any]] = {"x0": PLACES, "k": tuple(np.geomspace(0.5, 60.0, 18))}
+    grids: ClassVar[Mapping[str, Sequence[float]]] = {"x0": PLACES, "k": tuple(np.geomspace(0.5, 60.0, 18))}
 
     def log_prediction(self, p: Namespace, v: Namespace) -> Any:
         return p.a * sigmoid(p.k * (v.x - p.x0)) + p.b
@@ -49,7 +49,7 @@ class LogSigmoid(Form):
         Parameter("x0", dimension={"x": 1}, role="scale", meaning="bend"),
         Parameter("k", dimension={"x": -1}, role="scale", meaning="steepness"),
     )
-    grids: ClassVar[Mapping[str, Any]] = {"x0": PLACES, "k": tuple(np.geomspace(0.5, 60.0, 18))}
+    grids: ClassVar[Mapping[str, Sequence[float]]] = {"x0": PLACES, "k": tuple(np.geomspace(0.5, 60.0, 18))}
 
     def log_prediction(self, p: Namespace, v: Namespace) -> Any:
         return 1.0 + p.a * softplus(p.k * (v.x - p.x0))
@@ -70,7 +70,7 @@ class ExponentialError(Form):
         Parameter("k", positive=False),
         Parameter("g", dimension={"x": -1}, role="scale", meaning="rate"),
     )
-    grids: ClassVar[Mapping[str, Any]] = {"g": tuple(np.geomspace(0.05, 30.0, 40))}
+    grids: ClassVar[Mapping[str, Sequence[float]]] = {"g": tuple(np.geomspace(0.05, 30.0, 40))}
 
     def log_prediction(self, p: Namespace, v: Namespace) -> Any:
         return p.e - p.k * exp(-1.0 * p.g * v.x)

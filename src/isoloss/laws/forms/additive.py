@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from isoloss.laws.errors import LawError
-from isoloss.laws.form import Form, SumOfPowers, Term, coefficient, exponent
+from isoloss.laws.form import Form, Parameter, SumOfPowers, Term, coefficient, exponent
 from isoloss.laws.jets import logaddexp
 from isoloss.laws.kernel import Namespace
 from isoloss.laws.starts import term_guesses
@@ -23,14 +23,14 @@ class Chinchilla(SumOfPowers):
     formula = "L = E + A N^-alpha + B D^-beta"
     source = "Hoffmann et al. 2022 (2203.15556), equation 2; refit by Besiroglu et al. 2024 (2404.10102)"
     variables = ("N", "D")
-    parameters = (
+    parameters: tuple[Parameter, ...] = (
         coefficient("A", {"N": "alpha"}, "size coefficient"),
         coefficient("B", {"D": "beta"}, "data coefficient"),
         coefficient("E", meaning="irreducible loss"),
         exponent("alpha", "size exponent"),
         exponent("beta", "data exponent"),
     )
-    terms = (Term("A", {"N": "-alpha"}), Term("B", {"D": "-beta"}), Term("E"))
+    terms: tuple[Term, ...] = (Term("A", {"N": "-alpha"}), Term("B", {"D": "-beta"}), Term("E"))
 
     def derived(self) -> dict[str, Callable[[Values], Any]]:
         return {

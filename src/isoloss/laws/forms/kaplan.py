@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -120,7 +120,7 @@ class _Steps(SumOfPowers):
     variables = ("N", "S")
     parameters = (coefficient("k_N"), coefficient("k_S"), exponent("alpha_N"), exponent("alpha_S"))
     terms = (Term("k_N", {"N": "-alpha_N"}), Term("k_S", {"S": "-alpha_S"}))
-    grids: ClassVar[Mapping[str, Any]] = {
+    grids: ClassVar[Mapping[str, Sequence[float]]] = {
         "alpha_N": tuple(np.geomspace(0.02, 1.5, 20)),
         "alpha_S": tuple(np.geomspace(0.05, 2.5, 20)),
     }
@@ -151,6 +151,5 @@ def tokens_against_overfitting(N: Any) -> Any:
 
 
 def learning_rate(N: Any) -> Any:
-    """Their rule for the peak Adam learning rate: 0.003239 - 0.0001395 ln N (appendix D.6), below 1e10
-    parameters."""
+    """Their peak Adam learning rate below 1e10 parameters: 0.003239 - 0.0001395 ln N (appendix D.6)."""
     return 0.003239 - 0.0001395 * np.log(np.asarray(N, dtype=float))

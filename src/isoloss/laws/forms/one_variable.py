@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class M3(Form):
         Parameter("g", dimension={"x": -1}, role="scale", meaning="floor of 1/x"),
         exponent("c"),
     )
-    grids = {"g": tuple(np.geomspace(1e-9, 1e2, 45))}  # noqa: RUF012
+    grids: ClassVar[Mapping[str, Sequence[float]]] = {"g": tuple(np.geomspace(1e-9, 1e2, 45))}
 
     def log_prediction(self, p: Namespace, v: Namespace) -> Any:
         return p.log_b + p.c * logaddexp(p.log_g, -1.0 * v.log_x)
@@ -72,7 +72,7 @@ class DataNmt(M3):
         Parameter("C", dimension={"D": -1}, role="scale", meaning="capacity floor of 1/D"),
         exponent("p"),
     )
-    grids = {"C": tuple(np.geomspace(1e-9, 1e2, 45))}  # noqa: RUF012
+    grids: ClassVar[Mapping[str, Sequence[float]]] = {"C": tuple(np.geomspace(1e-9, 1e2, 45))}
 
     def log_prediction(self, p: Namespace, v: Namespace) -> Any:
         return p.log_a + p.p * logaddexp(p.log_C, -1.0 * v.log_D)
@@ -165,7 +165,10 @@ class ShiftedPower(Form):
         Parameter("b", dimension={"x": 1}, role="scale", meaning="shift of x"),
         exponent("c"),
     )
-    grids = {"b": tuple(np.geomspace(1e-4, 1e2, 13)), "c": tuple(np.geomspace(0.05, 4.0, 16))}  # noqa: RUF012
+    grids: ClassVar[Mapping[str, Sequence[float]]] = {
+        "b": tuple(np.geomspace(1e-4, 1e2, 13)),
+        "c": tuple(np.geomspace(0.05, 4.0, 16)),
+    }
 
     def log_prediction(self, p: Namespace, v: Namespace) -> Any:
         return logaddexp(p.log_d, p.log_a - p.c * logaddexp(p.log_b, v.log_x))

@@ -81,8 +81,7 @@ def loss_after_transfer(parameters: Values, kaplan: Values, D_F: Any, N: Any) ->
 
 
 def effective_data(D: Any, loss: Any, target: Any) -> Array:
-    """D_E: data of a from-scratch curve at the target losses, by monotone interpolation of loss against log
-    D.
+    """D_E: data of a from-scratch curve at target losses, by monotone interpolation of loss against log D.
 
     Raises LawError where the curve does not fall or a target lies outside it (it never extrapolates).
     """
