@@ -147,9 +147,7 @@ def logs_of(p: dict[str, float]) -> np.ndarray:
 
 def peer(python: str, table: Points, grid_points: int) -> dict[str, float] | str:
     """The package `chinchilla` in its own interpreter, or the reason why it did not run."""
-    rows = json.dumps(
-        [[float(n), float(d), float(y)] for n, d, y in zip(table.N, table.D, table.loss, strict=True)]
-    )
+    rows = json.dumps([[float(n), float(d), float(y)] for n, d, y in zip(table.N, table.D, table.loss, strict=True)])
     try:
         done = subprocess.run(
             [python, "-c", PEER_CODE, str(grid_points)],
@@ -168,9 +166,7 @@ def peer(python: str, table: Points, grid_points: int) -> dict[str, float] | str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--peer", help="Python interpreter in whose environment the package `chinchilla` is installed"
-    )
+    parser.add_argument("--peer", help="Python interpreter in whose environment the package `chinchilla` is installed")
     parser.add_argument("--peer-grid", type=int, default=3, help="points a parameter in the peer's grid")
     parser.add_argument("--every", type=int, default=1, help="run every k-th scipy start and scale the time")
     parser.add_argument("--coverage", action="store_true", help="also the coverage table (a minute or two)")
@@ -213,10 +209,7 @@ def main() -> None:
             )
     else:
         say("| `chinchilla` (PyPI) | - | - | - | skipped: give --peer PYTHON |")
-    say(
-        f"\nRelative gradient at our optimum: {fitted.gradient:.1e}; distinct minima found: "
-        f"{len(fitted.minima)}.\n"
-    )
+    say(f"\nRelative gradient at our optimum: {fitted.gradient:.1e}; distinct minima found: {len(fitted.minima)}.\n")
 
     say("## Bootstrap, 4,000 pairs resamples\n")
     resample = cpu(lambda: fitted.bootstrap(4000, method="pairs"), 3)
@@ -247,10 +240,7 @@ def main() -> None:
         ]
         together = cpu(lambda tables=tables: fit_many(tables, "m2", x="D"), 3 if curves < 1000 else 1)
         alone = cpu(lambda tables=tables: [fit(t, "m2", x="D") for t in tables[:10]], 3) / min(curves, 10)
-        say(
-            f"| {curves:,} | {1e3 * together:.1f} ms | {1e3 * together / curves:.2f} ms | {1e3 * alone:.2f} "
-            "ms |"
-        )
+        say(f"| {curves:,} | {1e3 * together:.1f} ms | {1e3 * together / curves:.2f} ms | {1e3 * alone:.2f} ms |")
 
     x = np.geomspace(1e3, 1e6, 100)
     forecast = cpu(lambda: extrapolate(x, 2 + 40 * x**-0.5), 31)
@@ -261,9 +251,7 @@ def main() -> None:
 
     if options.coverage:
         say("## Coverage of nominal 90 % intervals\n")
-        say(
-            "The same design, known truth, Gaussian noise 0.0075 by row and 0.0035 by size; cluster bootstrap,"
-        )
+        say("The same design, known truth, Gaussian noise 0.0075 by row, 0.0035 by size; cluster bootstrap,")
         say("1,000 data sets, 200 resamples each (Monte Carlo error 0.009).\n")
         say("| quantity | coverage |\n| --- | --- |")
         for quantity, share in coverage(

@@ -29,11 +29,7 @@ def state(parameters: int, tensors: int, seed: int) -> dict[str, torch.Tensor]:
     """A model with AdamW's two moments, fp32."""
     generator = torch.Generator().manual_seed(seed)
     size = parameters // tensors
-    names = [
-        f"{kind}/{i}"
-        for kind in ("model", "optimizer/exp_avg", "optimizer/exp_avg_sq")
-        for i in range(tensors)
-    ]
+    names = [f"{kind}/{i}" for kind in ("model", "optimizer/exp_avg", "optimizer/exp_avg_sq") for i in range(tensors)]
     return {name: torch.randn(size, generator=generator) for name in names}
 
 
@@ -109,9 +105,7 @@ def lookups(folder: Path, pieces: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--folder", type=Path, default=None, help="where to write (default: the temporary folder)"
-    )
+    parser.add_argument("--folder", type=Path, default=None, help="where to write (default: the temporary folder)")
     parser.add_argument("--pieces", type=int, default=10_000)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -2,13 +2,15 @@
 
     python benchmarks/training.py                 whole machine, ratios (interleaved rounds, medians)
     python benchmarks/training.py --steps         one thread: time of one update by precision and attention
+    python benchmarks/training.py --loop          one thread: isoloss's loop over a bare loop of the same parts
     python benchmarks/training.py --seconds 2 --rounds 7
 
 The peer, written out below: LayerNorm, learned positions, GELU, scaled-dot-product attention, tied head,
 float32, all threads in one process, one fused AdamW over separate tensors; then the same with one process a
-core. Ours: one process a core with one thread each, the built-in gpt with bf16 weights and float32 masters in
-one flat vector. Same depth, width, context, batch, heads, vocabulary (256), clipping and data; an update is
-timed with its data and optimizer. `--steps` reports processor time, which a busy machine disturbs least.
+core. Ours: isoloss's own loop (`train.loop.Trainer`), one process a core with one thread each, the built-in gpt
+with bf16 weights and float32 masters in one flat vector, on `stdlib-code`. Same depth, width, context, batch,
+heads, vocabulary (256) and clipping; an update is timed with its data and optimizer. `--steps` and `--loop`
+report processor time, which a busy machine disturbs least.
 """
 
 from __future__ import annotations
@@ -51,8 +53,7 @@ def stock(shape: Shape) -> Update:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             B, T, d = x.shape
             q, k, v = (
-                t.view(B, T, d // head_size, head_size).transpose(1, 2)
-                for t in self.qkv(self.norm1(x)).split(d, dim=2)
+                t.view(B, T, d // head_size, head_size).transpose(1, 2) for t in self.qkv(self.norm1(x)).split(d, dim=2)
             )
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = x + self.out(mixed.transpose(1, 2).contiguous().view(B, T, d))
@@ -99,8 +100,34 @@ def stock(shape: Shape) -> Update:
     return update
 
 
-def ours(shape: Shape, precision: str = "bf16-master", attention: str = "auto") -> Update:
-    """One update of the recommended recipe."""
+def product(shape: Shape, precision: str = "bf16-master") -> Update:
+    """One update of isoloss's own loop, as a study would run it."""
+    from isoloss.plan.lower import Lowering, open_source
+    from isoloss.study import from_dict
+    from isoloss.train.loop import Trainer
+
+    depth, width, context, batch, head_size = shape
+    study = {
+        "study": "benchmark",
+        "data": {"source": "stdlib-code", "context": context},
+        "model": {"family": "gpt", "depth": depth, "width": width, "head_size": head_size},
+        "training": {
+            "optimizer": {"name": "adamw", "lr": 1e-3},
+            "batch": f"{batch} sequences",
+            "precision": precision,
+        },
+        "schedule": {"shape": "constant"},
+        "duration": "1000000 updates",
+    }
+    (cell,) = from_dict(study).cells
+    made = Lowering()(cell.config, 1e-3, where="benchmark")
+    _, phase, _ = made.run.tracks[0]
+    trainer = Trainer(made.run.start, phase, open_source(made.data), made.run.numerics)
+    return lambda: trainer.step(trainer.update)
+
+
+def ours(shape: Shape, precision: str = "bf16-master", attention: str = "auto", text: bool = False) -> Update:
+    """One update of the same parts in a bare loop; ``text``: on the data and in the order that isoloss reads."""
     import torch
     import torch.nn.functional as F
 
@@ -126,7 +153,7 @@ def ours(shape: Shape, precision: str = "bf16-master", attention: str = "auto") 
         part.grad = slope
         groups.append({"params": [part], "weight_decay": decay})
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
-    draw = _batches(batch, context)
+    draw = _text(batch, context) if text else _batches(batch, context)
 
     def update() -> object:
         tokens = draw()
@@ -158,6 +185,19 @@ def _batches(batch: int, context: int) -> Callable[[], object]:
     return draw
 
 
+def _text(batch: int, context: int) -> Callable[[], object]:
+    """The stream of samples that isoloss trains on."""
+    from itertools import count
+
+    import torch
+
+    from isoloss.data import open_source
+
+    source = open_source({"source": "stdlib-code", "context": context})
+    cursor = count(0, batch)
+    return lambda: torch.from_numpy(source.batch(0, next(cursor), batch, context))
+
+
 def _worker(pipe: Connection, kind: str, shape: Shape, threads: int) -> None:
     import torch
 
@@ -166,7 +206,7 @@ def _worker(pipe: Connection, kind: str, shape: Shape, threads: int) -> None:
     torch.set_num_threads(threads)
     if kind == "ours":
         keep_freed_memory()
-    update = (ours if kind == "ours" else stock)(shape)
+    update = (product if kind == "ours" else stock)(shape)
     for _ in range(3):
         update()
     pipe.send("ready")
@@ -235,14 +275,45 @@ def update_times(name: str, rounds: int, seconds: float) -> dict[str, float]:
     return {key: statistics.median(found) for key, found in times.items()}
 
 
+def loop_ratio(name: str, rounds: int, seconds: float) -> tuple[float, float, float]:
+    """(ms of a bare update, ms of isoloss's, median ratio of their speeds) on one thread, interleaved."""
+    import torch
+
+    from isoloss.models import keep_freed_memory
+
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    bare, mine = ours(SHAPES[name], text=True), product(SHAPES[name])
+    times: dict[str, list[float]] = {"bare": [], "mine": []}
+    for update in (bare, mine):
+        update()
+    for _ in range(rounds):
+        for key, update in (("bare", bare), ("mine", mine)):
+            begun, done = time.process_time(), 0
+            while done < 1 or time.process_time() - begun < seconds / 4:
+                update()
+                done += 1
+            times[key].append((time.process_time() - begun) / done)
+    ratio = statistics.median(a / b for a, b in zip(times["bare"], times["mine"], strict=True))
+    return 1e3 * statistics.median(times["bare"]), 1e3 * statistics.median(times["mine"]), ratio
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", action="store_true", help="time of one update on one thread, by policy")
+    parser.add_argument("--loop", action="store_true", help="isoloss's loop over a bare loop of the same parts")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=list(SHAPES), metavar="SHAPE")
     options = parser.parse_args()
+    if options.loop:
+        print("| 1 thread | bare loop, ms | isoloss, ms | tokens/s over the bare loop |")
+        print("| --- | ---: | ---: | ---: |")
+        for name in options.shapes:
+            bare, mine, ratio = loop_ratio(name, options.rounds, options.seconds)
+            print(f"| {name} | {bare:.2f} | {mine:.2f} | {ratio:.3f} |", flush=True)
+        return
     if options.steps:
         for place, name in enumerate(options.shapes):
             times = update_times(name, options.rounds, options.seconds)
@@ -252,17 +323,14 @@ def main() -> None:
             print(f"| {name} | " + " | ".join(f"{1e3 * t:.2f}" for t in times.values()) + " |", flush=True)
         return
     print(
-        f"| tokens/s on {options.cores} cores | stock nanoGPT loop | the same, one process a core "
-        "| isoloss | ratios |"
+        f"| tokens/s on {options.cores} cores | stock nanoGPT loop | the same, one process a core | isoloss | ratios |"
     )
     print("| --- | ---: | ---: | ---: | ---: |")
     for name in options.shapes:
         found = whole_machine(name, options.rounds, options.seconds, options.cores)
         middle = " | ".join(f"{statistics.median(each):,.0f}" for each in found.values())
         mine = found.pop("isoloss")
-        ratios = (
-            statistics.median(b / a for a, b in zip(peer, mine, strict=True)) for peer in found.values()
-        )
+        ratios = (statistics.median(b / a for a, b in zip(peer, mine, strict=True)) for peer in found.values())
         print(f"| {name} | {middle} | {' and '.join(f'{r:.2f}' for r in ratios)} |", flush=True)
 
 

@@ -66,11 +66,11 @@ def test_the_check_sees_lazy_and_relative_imports(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["fit", "--help"], ["store", "--help"]])
 def test_help_is_light(arguments: list[str]) -> None:
     code = (
-        "import sys; sys.argv = ['isoloss', *%r]\n"
+        f"import sys; sys.argv = ['isoloss', *{arguments!r}]\n"
         "from isoloss.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as e:\n    assert not e.code, e.code\n"
         "heavy = {'torch', 'scipy', 'numpy', 'polars', 'matplotlib', 'plotly'} & set(sys.modules)\n"
-        "assert not heavy, heavy" % (arguments,)
+        "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -44,7 +44,12 @@ def run(
         opened, layers = _open(store, under)
         done = execute(made, opened, options, console=console, under=layers)
         found = collect(made, done.stage, opened, done.failures)
-    found.seconds, found.stopped, found.trained, found.replayed = done.seconds, done.stopped, done.trained, done.replayed
+    found.seconds, found.stopped, found.trained, found.replayed = (
+        done.seconds,
+        done.stopped,
+        done.trained,
+        done.replayed,
+    )
     return found
 
 
@@ -65,9 +70,7 @@ def results(
         return collect(made, now, opened)
 
 
-def _open(
-    store: Store | str | Path, under: Sequence[str | Path], create: bool = True
-) -> tuple[Store, list[Path]]:
+def _open(store: Store | str | Path, under: Sequence[str | Path], create: bool = True) -> tuple[Store, list[Path]]:
     if isinstance(store, Store):
         return store, [Path(layer) for layer in under]
     return Store(store, under=list(under), create=create), [Path(layer) for layer in under]

@@ -29,8 +29,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grid with 0.3 % noise, written as a stranger would name the columns."""
     N, D, s = (
-        g.ravel()
-        for g in np.meshgrid(np.geomspace(1e7, 3e9, 6), np.geomspace(1e9, 1e11, 5), [0, 1, 2], indexing="ij")
+        g.ravel() for g in np.meshgrid(np.geomspace(1e7, 3e9, 6), np.geomspace(1e9, 1e11, 5), [0, 1, 2], indexing="ij")
     )
     truth = {"A": 400.0, "B": 2000.0, "E": 1.8, "alpha": 0.34, "beta": 0.37}
     loss = get_form("chinchilla").predict(truth, {"N": N, "D": D}) * np.exp(
@@ -39,10 +38,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("points") / "runs.csv"
     lines = [
         "params,tokens,val_loss,seed",
-        *(
-            f"{n!r},{d!r},{y!r},{int(k)}"
-            for n, d, y, k in zip(N.tolist(), D.tolist(), loss.tolist(), s, strict=True)
-        ),
+        *(f"{n!r},{d!r},{y!r},{int(k)}" for n, d, y, k in zip(N.tolist(), D.tolist(), loss.tolist(), s, strict=True)),
     ]
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -85,9 +81,9 @@ def test_fit_without_enough_clusters_refuses_intervals_only(table: Path) -> None
 def test_saved_fit_predicts_like_the_table(table: Path, tmp_path: Path) -> None:
     saved = tmp_path / "deep" / "fit.json"
     assert run("fit", table, "--save", saved, "--bootstrap", "0").returncode == 0
-    from_file = json.loads(
-        run("predict", saved, "--at", "N=1e9,D=5e11", "--compute", "1e22", "--json").stdout
-    )["predictions"]
+    from_file = json.loads(run("predict", saved, "--at", "N=1e9,D=5e11", "--compute", "1e22", "--json").stdout)[
+        "predictions"
+    ]
     from_rows = json.loads(
         run("predict", table, "--at", "N=1e9,D=5e11", "--compute", "1e22", "--by", "D", "--json").stdout
     )["predictions"]
@@ -127,9 +123,7 @@ def test_backtest_and_compare(table: Path) -> None:
         (["fit", "TABLE", "--report", "/proc/no/page.html"], "cannot write"),
     ],
 )
-def test_wrong_requests_exit_with_two_and_one_message(
-    table: Path, arguments: list[str], message: str
-) -> None:
+def test_wrong_requests_exit_with_two_and_one_message(table: Path, arguments: list[str], message: str) -> None:
     done = run(*[str(table) if word == "TABLE" else word for word in arguments])
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
@@ -167,8 +161,5 @@ def test_commands_import_nothing_heavy_until_they_run() -> None:
         "print([m for m in ('numpy', 'scipy', 'torch', 'polars', 'plotly') if m in sys.modules])"
     )
     assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "[]"
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

@@ -24,8 +24,7 @@ def test_equals_sets_of_windows(training, validation, code, chunk):
     training, validation = ([b"\n".join(lines) for lines in side] for side in (training, validation))
     known = {window for text in training for window in windows(text, code)}
     expected = [
-        Overlap(len(windows(text, code)), sum(window in known for window in windows(text, code)))
-        for text in validation
+        Overlap(len(windows(text, code)), sum(window in known for window in windows(text, code))) for text in validation
     ]
 
     def cut(texts):

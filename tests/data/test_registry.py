@@ -78,9 +78,7 @@ NAMES = st.sampled_from(
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(
-    source=st.sampled_from(["synthetic", "blobs", "text", "tokens"]), options=st.dictionaries(NAMES, ANYTHING)
-)
+@given(source=st.sampled_from(["synthetic", "blobs", "text", "tokens"]), options=st.dictionaries(NAMES, ANYTHING))
 def test_any_options_give_a_source_or_one_message(tmp_path, monkeypatch, source, options):
     monkeypatch.chdir(tmp_path)
     try:

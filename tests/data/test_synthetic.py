@@ -33,9 +33,7 @@ def test_entropy_against_eigenvector_and_brute_force(order, vocabulary):
     known = chain.entropies()
     assert known[-1] == pytest.approx(rate, rel=1e-12)
     assert len(known) == order + 1
-    assert all(
-        more >= less - 1e-12 for more, less in zip([math.log(vocabulary), *known], known, strict=False)
-    )
+    assert all(more >= less - 1e-12 for more, less in zip([math.log(vocabulary), *known], known, strict=False))
 
 
 @pytest.mark.parametrize(("order", "vocabulary"), [(0, 6), (1, 4), (2, 3)])
@@ -87,9 +85,7 @@ def test_source_gives_its_answer():
     assert source.excess_loss(1000) == 25 * 4 / 2000
     assert math.isnan(source.bytes_per_token)
     assert not np.array_equal(source.train[:100], source.held_out[:100])
-    digests = {
-        open_source({**spec, **change}).digest for change in ({}, {"seed": 5}, {"order": 1}, {"tokens": 30})
-    }
+    digests = {open_source({**spec, **change}).digest for change in ({}, {"seed": 5}, {"order": 1}, {"tokens": 30})}
     assert len(digests) == 4
     assert open_source({**spec, "context": 4}).digest == source.digest
 
@@ -117,9 +113,7 @@ def test_uniform_bits_are_uniform():
 
 @pytest.mark.parametrize("separation", [0.0, 0.5, 2.0, 5.0])
 def test_bayes_error_of_two_classes_is_the_closed_form(separation):
-    assert bayes_error(2, separation) == pytest.approx(
-        0.5 * math.erfc(separation / 2 / math.sqrt(2)), abs=1e-12
-    )
+    assert bayes_error(2, separation) == pytest.approx(0.5 * math.erfc(separation / 2 / math.sqrt(2)), abs=1e-12)
 
 
 def test_bayes_error_of_indistinguishable_classes():

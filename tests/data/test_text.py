@@ -57,9 +57,7 @@ def test_one_file_keeps_its_tail_for_validation(tmp_path):
     assert train + held_out == text
     assert train.endswith(b"\n")
     assert len(held_out) == pytest.approx(0.1 * len(text), abs=20)
-    assert len(contents(opened(str(tmp_path / "one.txt"), holdout=0.3))[1]) == pytest.approx(
-        0.3 * len(text), abs=20
-    )
+    assert len(contents(opened(str(tmp_path / "one.txt"), holdout=0.3))[1]) == pytest.approx(0.3 * len(text), abs=20)
 
 
 def test_tail_of_every_file(many):
@@ -70,9 +68,7 @@ def test_tail_of_every_file(many):
     assert len(source.documents) == 80
 
 
-@pytest.mark.parametrize(
-    ("pack", "suffix"), [(gzip.compress, ".gz"), (bz2.compress, ".bz2"), (lzma.compress, ".xz")]
-)
+@pytest.mark.parametrize(("pack", "suffix"), [(gzip.compress, ".gz"), (bz2.compress, ".bz2"), (lzma.compress, ".xz")])
 def test_compressed_files_are_the_same_corpus(many, tmp_path, pack, suffix):
     packed = tmp_path / "packed"
     for path in many.rglob("*.txt"):

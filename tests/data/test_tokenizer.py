@@ -31,9 +31,7 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch, tmp_path):
         open_tokenizer(str(tmp_path / "tokenizer.json"))
 
 
-installed = pytest.mark.skipif(
-    importlib.util.find_spec("tokenizers") is None, reason="install isoloss[tokenizers]"
-)
+installed = pytest.mark.skipif(importlib.util.find_spec("tokenizers") is None, reason="install isoloss[tokenizers]")
 
 
 @pytest.fixture

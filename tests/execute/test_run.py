@@ -86,9 +86,7 @@ def test_a_longer_duration_costs_exactly_what_is_new(small: dict[str, Any], tmp_
     assert (more.trained, more.replayed) == (expected, 0)
 
 
-def test_a_duration_in_between_costs_that_and_at_most_a_piece_of_replay(
-    small: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_duration_in_between_costs_that_and_at_most_a_piece_of_replay(small: dict[str, Any], tmp_path: Path) -> None:
     run(small, tmp_path / "store")
     small["grid"]["duration"].insert(1, "30 updates")
     planned = isoloss.plan(small, tmp_path / "store")
@@ -194,7 +192,8 @@ def test_editing_a_users_model_changes_its_keys(tmp_path: Path) -> None:
 
 
 def spawn(study: Path, store: Path) -> subprocess.Popen:
-    code = f"import isoloss\nif __name__ == '__main__':\n    isoloss.run({str(study)!r}, {str(store)!r}, quiet=True, workers=2)\n"
+    call = f"isoloss.run({str(study)!r}, {str(store)!r}, quiet=True, workers=2)"
+    code = f"import isoloss\nif __name__ == '__main__':\n    {call}\n"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", code], env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True

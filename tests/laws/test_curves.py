@@ -34,9 +34,7 @@ def test_published_estimators_give_the_reference_table(
     assert table[:, 0].mean() == pytest.approx(table[:, 1].mean(), rel=0.02)
 
 
-def test_m1_fit_is_the_reference(
-    curves: list[Curve], reference_rmse: dict[tuple[str, str, str, str], float]
-) -> None:
+def test_m1_fit_is_the_reference(curves: list[Curve], reference_rmse: dict[tuple[str, str, str, str], float]) -> None:
     for curve in curves[::9]:
         found = fit(Points(D=curve.x, loss=curve.loss), "m1", x="D", loss="squared")
         mine = rmse(found.predict(D=curve.later_x), curve.later_loss)

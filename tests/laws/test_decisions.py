@@ -70,9 +70,7 @@ def test_holdout_refuses_impossible_splits(epoch: Points) -> None:
 
 def test_holdout_works_below_three_clusters() -> None:
     N, D = (g.ravel() for g in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 6)))
-    loss = CHINCHILLA.predict(TRUTH, {"N": N, "D": D}) * np.exp(
-        0.003 * np.random.default_rng(0).normal(size=30)
-    )
+    loss = CHINCHILLA.predict(TRUTH, {"N": N, "D": D}) * np.exp(0.003 * np.random.default_rng(0).normal(size=30))
     found = holdout(Points(N=N, D=D, loss=loss, cluster=["one"] * 30), "chinchilla", by="D")
     assert all(row["low"] < row["predicted"] < row["high"] for row in found.rows)
 

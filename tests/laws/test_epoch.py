@@ -22,9 +22,7 @@ def test_optimum(epoch_fit: Fit, epoch: Points) -> None:
     for name, value in OPTIMUM.items():
         assert epoch_fit.parameters[name] == pytest.approx(value, rel=1e-5)
     # The objective of the printed parameters, summed by another route, is the same number.
-    assert evaluate(epoch, "chinchilla", epoch_fit.parameters) == pytest.approx(
-        epoch_fit.objective, rel=1e-12
-    )
+    assert evaluate(epoch, "chinchilla", epoch_fit.parameters) == pytest.approx(epoch_fit.objective, rel=1e-12)
 
 
 def test_all_245_rows(epoch_all: Points) -> None:

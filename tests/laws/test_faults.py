@@ -21,9 +21,7 @@ def grid(sizes: int = 6, seeds: int = 4, noisy: bool = True, seed: int = 0) -> t
     """A grid whose noise falls with N, and the true variance of each row."""
     N, D, s = (
         g.ravel()
-        for g in np.meshgrid(
-            np.geomspace(1e7, 3e9, sizes), np.geomspace(1e9, 1e11, 5), np.arange(seeds), indexing="ij"
-        )
+        for g in np.meshgrid(np.geomspace(1e7, 3e9, sizes), np.geomspace(1e9, 1e11, 5), np.arange(seeds), indexing="ij")
     )
     deviation = 0.03 * (N / 1e7) ** -0.5
     rng = np.random.default_rng(seed)
@@ -88,9 +86,7 @@ def test_embeddings_counted_in_size_are_caught() -> None:
     assert any("embeddings" in w for w in counted.check())
     biased = fit(counted, "chinchilla").parameters["alpha"]
     assert abs(biased - TRUTH["alpha"]) > 0.05
-    assert fit(counted.without_embeddings(), "chinchilla").parameters["alpha"] == pytest.approx(
-        0.34, rel=1e-6
-    )
+    assert fit(counted.without_embeddings(), "chinchilla").parameters["alpha"] == pytest.approx(0.34, rel=1e-6)
     claimed = fit(counted, "chinchilla").parameters
     assert any("embeddings" in text for text in audit(counted, "chinchilla", claimed).findings)
     with pytest.raises(LawError, match="does not count the embeddings"):

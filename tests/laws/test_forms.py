@@ -70,9 +70,7 @@ PLANTED: dict[str, dict[str, float]] = {
 
 def design(form: Form) -> dict[str, np.ndarray]:
     """Rows wide enough for every form."""
-    N, D = (
-        g.ravel() for g in np.meshgrid(np.geomspace(5e7, 1e10, 9), np.geomspace(1e9, 3e11, 9), indexing="ij")
-    )
+    N, D = (g.ravel() for g in np.meshgrid(np.geomspace(5e7, 1e10, 9), np.geomspace(1e9, 3e11, 9), indexing="ij"))
     if form.variables == ("x",):
         accuracy = form.response in ("accuracy", "error")
         return {"x": np.linspace(0.5, 2.0, 60) if accuracy else np.geomspace(1e6, 1e10, 60)}
@@ -178,9 +176,7 @@ def test_transfer_unit_values() -> None:
     assert [f"{g:.2f}" for g in growth] == ["2.79", "1.73"]
     d_t = float(transfer.data_transferred(transfer.TEXT, 1e7, 1e9))
     assert f"{(1e7 + d_t) / 1e7:.1f}" == "91.9"
-    assert float(transfer.transfer_fraction(transfer.TEXT, 1e7, 1e9)) == pytest.approx(
-        d_t / (1e7 + d_t), rel=1e-12
-    )
+    assert float(transfer.transfer_fraction(transfer.TEXT, 1e7, 1e9)) == pytest.approx(d_t / (1e7 + d_t), rel=1e-12)
 
 
 def test_fit_of_fits_and_inverted_curve() -> None:
@@ -216,9 +212,9 @@ def test_data_constrained_without_repeats_is_chinchilla() -> None:
     values = {**REPEATS, "beta": 0.37}
     N, D = 1e7, 1e11  # far fewer parameters than optimal for D: nothing is in excess
     plain = get_form("chinchilla").predict(values, {"N": N, "D": D})
-    assert float(
-        get_form("data-constrained").predict(values, {"N": N, "D": D, "unique": D})
-    ) == pytest.approx(float(plain), rel=1e-12)
+    assert float(get_form("data-constrained").predict(values, {"N": N, "D": D, "unique": D})) == pytest.approx(
+        float(plain), rel=1e-12
+    )
 
 
 def test_m4_solves_its_equation() -> None:
@@ -241,12 +237,8 @@ def test_ppl_is_smooth_at_the_join_and_straight_beyond() -> None:
 
 def test_bnsl_without_break_is_m2() -> None:
     x = np.geomspace(1e3, 1e9, 20)
-    broken = get_form("bnsl-1").predict(
-        {"a": 1.5, "b": 30, "c0": 0.2, "c1": 0.0, "d1": 1e6, "f1": 0.3}, {"x": x}
-    )
-    np.testing.assert_allclose(
-        broken, get_form("m2").predict({"E": 1.5, "b": 30, "c": 0.2}, {"x": x}), rtol=1e-12
-    )
+    broken = get_form("bnsl-1").predict({"a": 1.5, "b": 30, "c0": 0.2, "c1": 0.0, "d1": 1e6, "f1": 0.3}, {"x": x})
+    np.testing.assert_allclose(broken, get_form("m2").predict({"E": 1.5, "b": 30, "c": 0.2}, {"x": x}), rtol=1e-12)
 
 
 def test_overtraining_is_chinchilla_with_tied_exponents() -> None:

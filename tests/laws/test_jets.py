@@ -43,9 +43,7 @@ def test_first_and_second_derivatives(name: str) -> None:
         assert float(np.squeeze(jet.first.get(i, 0.0))) == pytest.approx(slope, abs=2e-7)
         for j in range(i, 3):
             shifts = [(1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)]
-            mixed = sum(s * number(POINT + h * (p * unit[i] + q * unit[j])) for p, q, s in shifts) / (
-                4 * h * h
-            )
+            mixed = sum(s * number(POINT + h * (p * unit[i] + q * unit[j])) for p, q, s in shifts) / (4 * h * h)
             assert float(np.squeeze(jet.second.get((i, j), 0.0))) == pytest.approx(mixed, abs=5e-6)
 
 

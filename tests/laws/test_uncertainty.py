@@ -70,16 +70,12 @@ def test_cluster_intervals_cover_where_pairs_do_not(epoch: Points) -> None:
 
 def small_study(noise: float = 0.004, shared: float = 0.0, seed: int = 0) -> Points:
     """4 sizes x 3 durations x 3 seeds."""
-    N, D, s = (
-        g.ravel() for g in np.meshgrid([1e5, 2.4e5, 5.4e5, 9.6e5], [2e6, 4e6, 8e6], [0, 1, 2], indexing="ij")
-    )
+    N, D, s = (g.ravel() for g in np.meshgrid([1e5, 2.4e5, 5.4e5, 9.6e5], [2e6, 4e6, 8e6], [0, 1, 2], indexing="ij"))
     rng = np.random.default_rng(seed)
     wiggle = rng.normal(size=36) * noise + (rng.normal(size=3) * shared)[s.astype(int)]
     truth = {"A": 60.0, "B": 500.0, "E": 1.6, "alpha": 0.25, "beta": 0.35}
     loss = CHINCHILLA.predict(truth, {"N": N, "D": D}) * np.exp(wiggle)
-    return Points(
-        N=N, D=D, loss=loss, seed=s.astype(int), cluster=[f"init {int(k)}, data {int(k)}" for k in s]
-    )
+    return Points(N=N, D=D, loss=loss, seed=s.astype(int), cluster=[f"init {int(k)}, data {int(k)}" for k in s])
 
 
 def test_small_study() -> None:
@@ -129,9 +125,7 @@ def test_residual_and_parametric_bootstraps_agree_with_theory() -> None:
     """On M1 (a line in logs) the error of the exponent is the textbook one."""
     rng = np.random.default_rng(1)
     x = np.geomspace(1e3, 1e6, 500)
-    found = fit(
-        Points(D=x, loss=9 * x**-0.2 * np.exp(0.02 * rng.normal(size=500))), "m1", x="D", loss="squared"
-    )
+    found = fit(Points(D=x, loss=9 * x**-0.2 * np.exp(0.02 * rng.normal(size=500))), "m1", x="D", loss="squared")
     spread = float(np.sqrt(np.sum(found.residuals**2) / 498))
     expected = spread / float(np.sqrt(np.sum((np.log(x) - np.log(x).mean()) ** 2)))
     for method in ("residual", "parametric", "pairs"):
@@ -151,9 +145,7 @@ def test_profile_interval_of_a_line() -> None:
     """For squared loss and M1, the profile interval is the t interval up to n against n - 2."""
     rng = np.random.default_rng(2)
     x = np.geomspace(1e3, 1e6, 50)
-    found = fit(
-        Points(D=x, loss=9 * x**-0.2 * np.exp(0.02 * rng.normal(size=50))), "m1", x="D", loss="squared"
-    )
+    found = fit(Points(D=x, loss=9 * x**-0.2 * np.exp(0.02 * rng.normal(size=50))), "m1", x="D", loss="squared")
     profile = found.profile("c", points=81)
     low, high = profile.interval(0.9)
     spread = float(np.sqrt(np.mean(found.residuals**2)))
@@ -177,10 +169,7 @@ def test_ensemble_shows_choices_beside_statistics(epoch: Points) -> None:
     assert {"as chosen", "law chinchilla-tied", "delta 0.01", "l1"} <= set(found.answers)
     low, high = found.range
     assert low <= found.answers["as chosen"] <= high
-    assert (
-        found.statistical is not None
-        and found.statistical.low < found.answers["as chosen"] < found.statistical.high
-    )
+    assert found.statistical is not None and found.statistical.low < found.answers["as chosen"] < found.statistical.high
 
 
 def test_expected_interval_before_any_loss(epoch: Points) -> None:
@@ -189,9 +178,7 @@ def test_expected_interval_before_any_loss(epoch: Points) -> None:
     def loss(v: Mapping[str, Any]) -> Any:
         return optimum(CHINCHILLA, v, 1e24)["loss"]
 
-    once = expected_intervals(
-        plan, "chinchilla", TRUTH, {"alpha": "alpha", "L": loss}, noise=0.01, replicates=200
-    )
+    once = expected_intervals(plan, "chinchilla", TRUTH, {"alpha": "alpha", "L": loss}, noise=0.01, replicates=200)
     quieter = expected_intervals(plan, "chinchilla", TRUTH, {"alpha": "alpha"}, noise=0.0025, replicates=200)
     assert once["alpha"].low < TRUTH["alpha"] < once["alpha"].high
     assert once["alpha"].width / quieter["alpha"].width == pytest.approx(4.0, rel=0.35)

@@ -164,9 +164,7 @@ def test_state_is_flat_tensors_and_integers(name: str) -> None:
     average = MAKERS[name]()
     follow(average, 1, 24)
     assert all(type(v) is int or isinstance(v, torch.Tensor) for v in average.state_dict().values())
-    pointers = [
-        v.data_ptr() for v in average.state_dict().values() if isinstance(v, torch.Tensor) and v.numel()
-    ]
+    pointers = [v.data_ptr() for v in average.state_dict().values() if isinstance(v, torch.Tensor) and v.numel()]
     assert len(pointers) == len(set(pointers))
 
 

@@ -125,9 +125,7 @@ def test_cooldown_starts_from_the_value_of_the_shape() -> None:
     form=st.sampled_from(schedules.DECAYS),
     final=st.floats(0.01, 1.0),
 )
-def test_a_run_rises_then_never_rises_again(
-    total: int, share: float, shape: str, form: str, final: float
-) -> None:
+def test_a_run_rises_then_never_rises_again(total: int, share: float, shape: str, form: str, final: float) -> None:
     rise, fall = int(share * total), int(share * total)
     cooldown = (form, fall, final) if fall else None
     values = [multiplier(u, total=total, warmup=rise, shape=shape, cooldown=cooldown) for u in range(total)]

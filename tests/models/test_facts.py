@@ -49,9 +49,7 @@ SPECS = st.builds(
 
 
 @pytest.mark.parametrize(("name", "d", "heads", "depth", "ffn", "parameters", "flops"), PUBLISHED)
-def test_published_ladder(  # noqa: PLR0917
-    name: str, d: int, heads: int, depth: int, ffn: int, parameters: float, flops: float
-) -> None:
+def test_published_ladder(name: str, d: int, heads: int, depth: int, ffn: int, parameters: float, flops: float) -> None:
     spec = {"family": "gpt", "width": d, "depth": depth, "head_size": 64, "mlp_ratio": ffn / d, "tied": True}
     s, V = 512, 50257
     facts = describe(spec, vocabulary=V, context=s)
@@ -74,9 +72,7 @@ def test_closed_form_equals_the_built_model(spec: dict[str, Any], vocabulary: in
     assert facts.embedding == sizes["embedding.weight"]
     assert facts.head == sizes.get("head.weight", 0)
     assert facts.scalars == vectors
-    assert facts.non_embedding == sum(
-        n for name, n in sizes.items() if not name.startswith(("embedding", "head"))
-    )
+    assert facts.non_embedding == sum(n for name, n in sizes.items() if not name.startswith(("embedding", "head")))
 
 
 @pytest.mark.parametrize("attention", ["explicit", "sdpa"])

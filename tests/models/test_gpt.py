@@ -67,9 +67,7 @@ def twin(model: GPT, tokens: list[int]) -> Tensor:
             heads = []
             for h in range(c.heads):
                 q = turned(parts[t][0, h], t)
-                scores = [
-                    (q @ turned(parts[s][1, h], s)).item() / math.sqrt(c.head_size) for s in range(t + 1)
-                ]
+                scores = [(q @ turned(parts[s][1, h], s)).item() / math.sqrt(c.head_size) for s in range(t + 1)]
                 top = max(scores)
                 weights = [math.exp(s - top) for s in scores]
                 total = sum(weights)

@@ -117,7 +117,10 @@ class Ledger:
 
 def satisfied(runs: Sequence[Lowered], ledger: Ledger) -> bool:
     return all(
-        m.name in ledger.values.get(r.run.key(u), {}) for r in runs for u, measures in r.points.items() for m in measures
+        m.name in ledger.values.get(r.run.key(u), {})
+        for r in runs
+        for u, measures in r.points.items()
+        for m in measures
     )
 
 

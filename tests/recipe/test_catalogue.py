@@ -34,9 +34,7 @@ def test_records_are_whole(entry: catalogue.Entry) -> None:
 
 
 def test_unknown_name_has_the_nearest() -> None:
-    with pytest.raises(
-        StudyError, match=r"optimizer: found 'adamW'; allowed: adamw, sgd \(did you mean 'adamw'"
-    ):
+    with pytest.raises(StudyError, match=r"optimizer: found 'adamW'; allowed: adamw, sgd \(did you mean 'adamw'"):
         catalogue.get("optimizer", "adamW")
 
 
@@ -44,9 +42,7 @@ def test_gpt_and_mlp_options_are_those_of_the_models() -> None:
     from isoloss.models.ladder import GPTConfig, MLPConfig
 
     for name, config in (("gpt", GPTConfig), ("mlp", MLPConfig)):
-        fields = {
-            f.name: f.default for f in dataclasses.fields(config) if f.name not in ("vocabulary", "context")
-        }
+        fields = {f.name: f.default for f in dataclasses.fields(config) if f.name not in ("vocabulary", "context")}
         options = {
             option.name: dataclasses.MISSING if option.required else option.default
             for option in catalogue.get("model", name).options

@@ -119,7 +119,9 @@ def test_normalise_keeps_resets_and_merges_only_stationary_rules() -> None:
 
 
 def test_updates_lists_every_update_once() -> None:
-    run = Run(Start({}, 0), (Phase(rule(LR("warmup", 0.1, length=3)), 3), Phase(rule(LR("constant", 0.1)), 2)), NUMERICS)
+    run = Run(
+        Start({}, 0), (Phase(rule(LR("warmup", 0.1, length=3)), 3), Phase(rule(LR("constant", 0.1)), 2)), NUMERICS
+    )
     assert [(u, offset) for u, _, offset in run.updates()] == [(0, 0), (1, 1), (2, 2), (3, 0), (4, 1)]
 
 
@@ -140,5 +142,5 @@ def test_frozen_keys() -> None:
     assert run.tracks[1][0].id[:16] == FROZEN_TRACK
 
 
-FROZEN = ['bad920a45b74ae53', '7d84db27176c7925', '071a70b8a38e50ce', '1a3ac3ef2e73f224', 'af9aa78494165cba']
-FROZEN_TRACK = 'dc2b7b80798ee7af'
+FROZEN = ["bad920a45b74ae53", "7d84db27176c7925", "071a70b8a38e50ce", "1a3ac3ef2e73f224", "af9aa78494165cba"]
+FROZEN_TRACK = "dc2b7b80798ee7af"

@@ -191,9 +191,7 @@ class Page:
     def requests(self) -> list[str]:
         """The addresses that this tab asked for, without what the page carries inside."""
         urls = [
-            event["params"]["request"]["url"]
-            for event in self._own()
-            if event["method"] == "Network.requestWillBeSent"
+            event["params"]["request"]["url"] for event in self._own() if event["method"] == "Network.requestWillBeSent"
         ]
         return [url for url in urls if not url.startswith(("data:", "blob:"))]
 

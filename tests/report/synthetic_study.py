@@ -129,17 +129,13 @@ def _runs(shape: Shape, rng: np.random.Generator) -> list[Json]:
         for arm, gain in shape.gains.items():
             for length in (*shape.lengths, *((shape.extra,) if arm == baseline and shape.extra else ())):
                 final = true_loss(n, length * BATCH, gain) + root_noise + rng.normal(0, shape.noise / 4)
-                runs.append(
-                    _run(arm, width, seed, length, gain=gain, final=final, extra=length == shape.extra)
-                )
+                runs.append(_run(arm, width, seed, length, gain=gain, final=final, extra=length == shape.extra))
     return runs
 
 
 def _run(arm: str, width: int, seed: int, length: int, *, gain: float, final: float, extra: bool) -> Json:
     n = parameters(width)
-    every = [
-        u for u in (1, 10, 25, 50, 100, 150, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200) if u < length
-    ]
+    every = [u for u in (1, 10, 25, 50, 100, 150, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200) if u < length]
     offset = final - true_loss(n, length * BATCH, gain)
 
     def during(update: int) -> float:
@@ -185,9 +181,7 @@ def _worth(runs: list[Json], shape: Shape, arm: str, width: int) -> Json:
 
 
 def _needed(rows: list[tuple[float, float]], target: float) -> float:
-    return float(
-        np.interp(-math.log(target), [-math.log(loss) for _, loss in rows], [math.log(d) for d, _ in rows])
-    )
+    return float(np.interp(-math.log(target), [-math.log(loss) for _, loss in rows], [math.log(d) for d, _ in rows]))
 
 
 def _interval(logs: list[float]) -> Json:
@@ -212,16 +206,12 @@ def _overall(worth: list[Json], arm: str) -> Json:
         fit = stats.linregress([math.log(e["N"]) for e in entries], logs)
         half = float(stats.t.ppf(0.975, len(entries) - 2) * fit.stderr)
         low, high = fit.slope - half, fit.slope + half
-        verdict = (
-            "growing" if low > 0 else "fading" if high < 0 else "steady" if half < 0.1 else "not resolved"
-        )
+        verdict = "growing" if low > 0 else "fading" if high < 0 else "steady" if half < 0.1 else "not resolved"
         trend = {"slope": float(fit.slope), "low": float(low), "high": float(high), "verdict": verdict}
     else:
         trend = {"slope": None, "low": None, "high": None, "verdict": "not resolved"}
     bounded = all(e["data"]["low"] is not None for e in entries)
-    logs = (
-        logs if bounded else [float(np.mean(logs))] if logs else []
-    )  # too few seeds: a ratio without an interval
+    logs = logs if bounded else [float(np.mean(logs))] if logs else []  # too few seeds: a ratio without an interval
     return {"arm": arm, **_measures(logs), "inverse": _measures([-v for v in logs]), "trend": trend}
 
 
@@ -284,9 +274,7 @@ def _tree(shape: Shape) -> list[Json]:
     baseline = next(iter(shape.gains))
     edges: list[Json] = []
 
-    def add(
-        parent: str | None, span: tuple[int, int], arms: list[str], cells: int, kind: str, **more: Any
-    ) -> str:
+    def add(parent: str | None, span: tuple[int, int], arms: list[str], cells: int, kind: str, **more: Any) -> str:
         edge = {"id": f"e{len(edges)}", "parent": parent, "start": span[0], "end": span[1], "arms": arms}
         edges.append({**edge, "cells": cells, "label": kind, "kind": kind, "reused": cells > 1, **more})
         return edge["id"]
@@ -340,9 +328,7 @@ def _law(runs: list[Json], arm: str) -> Json | None:
     roots = np.array([run["root"] for run in fitted])
     rng, draws = np.random.default_rng(1), []
     for _ in range(40 if len(set(roots)) > 2 else 0):
-        rows = np.concatenate(
-            [np.flatnonzero(roots == root) for root in rng.choice(np.unique(roots), len(set(roots)))]
-        )
+        rows = np.concatenate([np.flatnonzero(roots == root) for root in rng.choice(np.unique(roots), len(set(roots)))])
         with contextlib.suppress(RuntimeError):  # a resample on which the fit does not settle is left out
             draws.append(optimize.curve_fit(model, x[:, rows], losses[rows], p0=found, maxfev=4000)[0])
 
@@ -381,13 +367,10 @@ def empty() -> Json:
     result = study(Shape({"cosine": 1.0, "cooldown": 1.2}, widths=(32,), lengths=(200,), extra=0, seeds=2))
     for run, (status, message) in zip(
         result["runs"],
-        [("diverged", "loss is nan at update 37"), ("failed", "no space left on device"), ("missing", None)]
-        * 2,
+        [("diverged", "loss is nan at update 37"), ("failed", "no space left on device"), ("missing", None)] * 2,
         strict=False,
     ):
-        run.update(
-            status=status, message=message, loss=math.nan if status == "diverged" else None, loss_a=None
-        )
+        run.update(status=status, message=message, loss=math.nan if status == "diverged" else None, loss_a=None)
         run.update(curve={"update": [], "loss": []}, train={"update": [], "loss": []})
     return {
         **result,

@@ -157,9 +157,7 @@ def test_what_serves_several_runs_is_shaded_and_tuning_is_dashed() -> None:
     edges = tidy(made.study())["tree"]
     look = styles(["cosine", "cooldown", "averaged"], "cosine")
     stretches = [stretch for shape in tree.shapes(edges) for stretch in shape.root.walk()]
-    assert (
-        str(tree.draw(edges, look)).count('class="halo"') == sum(s.edge["cells"] > 1 for s in stretches) > 0
-    )
+    assert str(tree.draw(edges, look)).count('class="halo"') == sum(s.edge["cells"] > 1 for s in stretches) > 0
     assert "tuning" not in tree.draw(edges, look)
     for edge in edges:
         edge["tuning"] = edge["kind"] == "branch"

@@ -17,9 +17,7 @@ from isoloss.report.law_page import render, write_law_page
 
 @pytest.fixture(scope="module")
 def points() -> Points:
-    N, D = (
-        g.ravel() for g in np.meshgrid(np.geomspace(1e7, 3e9, 7), np.geomspace(1e9, 1e11, 6), indexing="ij")
-    )
+    N, D = (g.ravel() for g in np.meshgrid(np.geomspace(1e7, 3e9, 7), np.geomspace(1e9, 1e11, 6), indexing="ij"))
     truth = {"A": 400.0, "B": 2000.0, "E": 1.8, "alpha": 0.34, "beta": 0.37}
     noise = np.exp(0.003 * np.random.default_rng(0).normal(size=len(N)))
     return Points(N=N, D=D, C=6 * N * D, loss=get_form("chinchilla").predict(truth, {"N": N, "D": D}) * noise)
@@ -49,6 +47,7 @@ def test_page_carries_every_section_and_its_own_library(law: Fit, points: Points
         "Forecast fan",
         "IsoFLOP view",
         "Hold-out",
+        "Choices",
         "Pitfalls checklist",
     ):
         assert f"<h2>{title}</h2>" in page
@@ -75,10 +74,7 @@ def test_checklist_is_filled_from_the_data(law: Fit, points: Points) -> None:
     assert plain["How was compute counted?"].answer.endswith("from 6 to 6 (6ND gives 6)")
     assert plain["Was the largest scale predicted before it was seen?"].state == "look"
     outlier = points.with_columns(loss=np.where(np.arange(42) == 20, points.loss * 1.2, points.loss))
-    assert (
-        "rows 20"
-        in {i.question: i for i in checklist(fit(outlier, "chinchilla"))}["Do a few rows decide?"].answer
-    )
+    assert "rows 20" in {i.question: i for i in checklist(fit(outlier, "chinchilla"))}["Do a few rows decide?"].answer
     copied = fit(points.join(points.where(np.arange(3))), "chinchilla")
     assert {i.question: i for i in checklist(copied)}["Are there copied rows?"].state == "look"
     repeated = fit(points.with_columns(unique=points.D / 4), "chinchilla")

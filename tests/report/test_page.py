@@ -223,8 +223,7 @@ Object.fromEntries([...document.querySelectorAll('.live')].map(
 """
 VISIBLE = "e => e.checkVisibility()"
 STATIC = (
-    "[...document.querySelectorAll('.plot img')]"
-    ".every(i => i.complete && i.naturalWidth > 0 && i.checkVisibility())"
+    "[...document.querySelectorAll('.plot img')].every(i => i.complete && i.naturalWidth > 0 && i.checkVisibility())"
 )
 
 
@@ -324,9 +323,7 @@ def test_every_control_works_by_mouse(pages: Pages, browser: Browser) -> None:
     page.evaluate("document.getElementById('size').dispatchEvent(new Event('change', {bubbles: true}))")
     assert state()[0::4] == [8, 8]
     page.click("input[name=seeds][value=each]")
-    points = page.evaluate(
-        "document.getElementById('final').data.filter(t => t.mode === 'markers').flatMap(t => t.y)"
-    )
+    points = page.evaluate("document.getElementById('final').data.filter(t => t.mode === 'markers').flatMap(t => t.y)")
     assert sorted(points) == sorted(run["loss"] for run in result["runs"] if run["arm"] != "averaged")
     first = "document.getElementById('curves').data[0].y.find(y => y !== null)"
     before = page.evaluate(first)
@@ -343,9 +340,7 @@ def test_every_control_works_by_mouse(pages: Pages, browser: Browser) -> None:
 
 
 @pytest.mark.chromium
-def test_training_loss_is_drawn_where_validation_was_measured_only_at_the_end(
-    tmp_path: Path, browser: Browser
-) -> None:
+def test_training_loss_is_drawn_where_validation_was_measured_only_at_the_end(tmp_path: Path, browser: Browser) -> None:
     result = made.study(made.ONE_SEED)
     for run in result["runs"]:
         run["curve"] = {"update": [run["S"]], "loss": [run["loss"]]}
@@ -485,10 +480,7 @@ def test_names_stay_text_inside_the_plots(pages: Pages, browser: Browser) -> Non
     page.wait_drawn()
     title = "document.querySelector('#final .xtitle').textContent"
     assert page.evaluate(title) == made.HOSTILE
-    assert (
-        page.evaluate("document.querySelectorAll('.live img, .live script, .tree img, img[src=x]').length")
-        == 0
-    )
+    assert page.evaluate("document.querySelectorAll('.live img, .live script, .tree img, img[src=x]').length") == 0
     shown = page.evaluate("[...document.querySelectorAll('.choice label')].map(e => e.textContent.trim())")
     assert any(made.HOSTILE in label for label in shown)
     page.close()

@@ -16,9 +16,7 @@ def key(name: object) -> str:
     return hashlib.sha256(str(name).encode()).hexdigest()
 
 
-def make_piece(
-    i: int, path: str = "trunk", seed: int = 0, value: float | None = None, **changes: object
-) -> Piece:
+def make_piece(i: int, path: str = "trunk", seed: int = 0, value: float | None = None, **changes: object) -> Piece:
     """The `i`-th piece of a path of 10 updates each; `seed` changes the bits of its state, not its key."""
     generator = torch.Generator().manual_seed(1000 * seed + i)
     start, end = LENGTH * i, LENGTH * (i + 1)
@@ -67,8 +65,6 @@ def diverged(i: int, path: str = "trunk", detail: str = "loss is nan at update 1
 def same_state(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Equality of names, dtypes, shapes and bits."""
     return a.keys() == b.keys() and all(
-        x.dtype == b[name].dtype
-        and x.shape == b[name].shape
-        and x.numpy().tobytes() == b[name].numpy().tobytes()
+        x.dtype == b[name].dtype and x.shape == b[name].shape and x.numpy().tobytes() == b[name].numpy().tobytes()
         for name, x in a.items()
     )

@@ -43,9 +43,7 @@ class FaultyDisk(QuickDisk):
         self.done: list[str] = []
         self.dead = False
 
-    def _step(
-        self, name: str, work: Callable[[], object], torn: Callable[[], object] | None = None
-    ) -> object:
+    def _step(self, name: str, work: Callable[[], object], torn: Callable[[], object] | None = None) -> object:
         if self.dead:
             raise Killed
         number = len(self.done)
@@ -342,10 +340,7 @@ def test_sigkill_at_random_moments(tmp_path, processes):
             assert store.has(make_piece(i).end_key)
         store.gc(grace=0)
         report = store.verify()
-        assert (
-            report.clean
-            and report.counts["blobs nothing refers to"] == report.counts["unfinished files"] == 0
-        )
+        assert report.clean and report.counts["blobs nothing refers to"] == report.counts["unfinished files"] == 0
 
 
 @pytest.mark.multiprocess

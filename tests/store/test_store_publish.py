@@ -80,9 +80,7 @@ def test_a_different_state_raises_the_alarm(store):
     state = {name: tensor.clone() for name, tensor in changed.state.items()}
     state["model/weight"][2, 3] += 0.5
     with pytest.raises(NotDeterministic) as alarm:
-        store.publish(
-            make_piece(0, state=state, meta={"updates": 10, "samples": 99}, labels={"torch": "2.14"})
-        )
+        store.publish(make_piece(0, state=state, meta={"updates": 10, "samples": 99}, labels={"torch": "2.14"}))
     text = str(alarm.value)
     assert changed.end_key in text and "(update 10)" in text
     assert "model/weight: 1 of 35 values differ, by up to 0.5" in text and "model/mask" not in text
@@ -176,9 +174,7 @@ def test_a_digest_without_its_state(store):
 
 
 def test_trajectory_joins_the_pieces_from_the_root(store):
-    root = make_piece(
-        0, start_key=key("trunk-0"), end_key=key("trunk-0"), end_update=0, curve={}, measurements=[]
-    )
+    root = make_piece(0, start_key=key("trunk-0"), end_key=key("trunk-0"), end_update=0, curve={}, measurements=[])
     for piece in (root, *(make_piece(i) for i in range(4))):
         store.publish(piece)
     longer = make_piece(

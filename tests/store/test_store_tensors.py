@@ -61,18 +61,13 @@ def test_every_bit_survives(dtype, shape):
 
 
 def test_the_safetensors_package_reads_the_same(tmp_path):
-    tensors = {
-        f"{dtype}/{shape}": random_bits(dtype, shape) for dtype in DTYPES for shape in [(), (3,), (2, 5)]
-    }
+    tensors = {f"{dtype}/{shape}": random_bits(dtype, shape) for dtype in DTYPES for shape in [(), (3,), (2, 5)]}
     blob = encode(tensors, {"updates": 3})
     file = tmp_path / "state.safetensors"
     file.write_bytes(content(blob))
     read = safetensors.torch.load_file(file)
     assert read.keys() == tensors.keys()
-    assert all(
-        raw(read[name]) == raw(tensor) and read[name].dtype == tensor.dtype
-        for name, tensor in tensors.items()
-    )
+    assert all(raw(read[name]) == raw(tensor) and read[name].dtype == tensor.dtype for name, tensor in tensors.items())
     assert blob.digest == hashlib.sha256(file.read_bytes()).hexdigest() and blob.size == file.stat().st_size
     with safetensors.safe_open(file, "pt") as opened:
         assert json.loads(opened.metadata()["isoloss"]) == {"updates": 3}
@@ -185,9 +180,7 @@ def test_differences_name_the_tensors():
 def test_nothing_is_ever_unpickled():
     for file in Path(isoloss.store.__file__).parent.glob("*.py"):
         tree = ast.parse(file.read_text())
-        imported = {
-            alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-        }
+        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not imported & {"pickle", "shelve", "joblib", "dill"}
         assert not called & {"torch.load", "np.load", "numpy.load", "eval", "exec"}

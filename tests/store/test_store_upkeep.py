@@ -243,9 +243,7 @@ def test_export_makes_a_store_that_serves_as_a_base(store, tmp_path, with_states
     small = Store(tmp_path / "small", create=False)
     assert small.verify().clean and len(small.pieces()) == 3
     assert small.verify().counts["blobs nothing refers to"] == 0
-    assert (
-        small.measurement(end(1), "loss/A") == 1.0 and small.measurement(key("trunk-35"), "loss/A") == 3 / 4.5
-    )
+    assert small.measurement(end(1), "loss/A") == 1.0 and small.measurement(key("trunk-35"), "loss/A") == 3 / 4.5
     assert small.has(end(2)) is with_states and not small.has(end(1)) and small.known(end(2))
     assert small.digest(end(2)) == store.digest(end(2)) and len(small.curve(end(2))["loss"]) == 10
     study = Store(tmp_path / "study", under=[tmp_path / "small"])

@@ -167,9 +167,7 @@ def test_message(text: str, stands: str, put: str, fragments: list[str]) -> None
 
 
 def test_what_is_wrong_in_one_arm_names_it(text: str) -> None:
-    changed = text.replace("  warmup: 20 updates\n", "").replace(
-        "shape: cosine, final: 0.1", "shape: inverse_sqrt"
-    )
+    changed = text.replace("  warmup: 20 updates\n", "").replace("shape: cosine, final: 0.1", "shape: inverse_sqrt")
     assert message(changed) == (
         "q.yaml:4: training.warmup: found 0 updates with shape 'inverse_sqrt', which starts from it; "
         "allowed: more than 0 (arm 'cosine')"
@@ -178,9 +176,7 @@ def test_what_is_wrong_in_one_arm_names_it(text: str) -> None:
 
 def test_several_mistakes_one_a_line(text: str) -> None:
     told = message(
-        text.replace("depth: 2", "depth: 0")
-        .replace("seed: [0", "seed: [-1")
-        .replace("final: 0.1", "final: 3")
+        text.replace("depth: 2", "depth: 0").replace("seed: [0", "seed: [-1").replace("final: 0.1", "final: 3")
     )
     assert [line.split(":")[1] for line in told.splitlines()] == ["3", "12", "18"]
     told = message(text.replace("seed: [0", "seed: [-1").replace("[16,", "[0,"))

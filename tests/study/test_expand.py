@@ -141,9 +141,7 @@ def test_quickstart_is_valid() -> None:
 def test_cells_are_arms_times_grid(text: str) -> None:
     made = study.loads(text)
     widths, durations, seeds = [16, 24, 32, 48], ["400 updates", "800 updates", "1600 updates"], [0, 1, 2]
-    wanted = {
-        (a, w, d, s) for a, w, d, s in product(["cosine", "cooldown", "averaged"], widths, durations, seeds)
-    }
+    wanted = {(a, w, d, s) for a, w, d, s in product(["cosine", "cooldown", "averaged"], widths, durations, seeds)}
     extra = {("cosine", w, "3200 updates", s) for w, s in product(widths, seeds)}
 
     def places(which: bool) -> list[tuple[str, Any, Any, Any]]:
@@ -257,9 +255,7 @@ def test_a_new_source_keeps_what_both_have() -> None:
         "10 %",
         "t.json",
     )
-    assert (
-        "path" not in found["code"] and found["chain"]["tokenizer"] is None and found["chain"]["order"] == 1
-    )
+    assert "path" not in found["code"] and found["chain"]["tokenizer"] is None and found["chain"]["order"] == 1
 
 
 def test_names_can_be_swept() -> None:
@@ -274,13 +270,9 @@ def test_names_can_be_swept() -> None:
     assert len(made.cells) == 8
     for cell in made.cells:
         optimizer = cell.config["training"]["optimizer"]
-        assert ("betas" in optimizer) == (
-            cell.coordinates["training.optimizer.name"] == "adamw" == optimizer["name"]
-        )
+        assert ("betas" in optimizer) == (cell.coordinates["training.optimizer.name"] == "adamw" == optimizer["name"])
         assert cell.config["schedule"]["shape"] == cell.coordinates["schedule.shape"]
-        assert (cell.config["schedule"]["final"] is None) == (
-            cell.coordinates["schedule.shape"] == "constant"
-        )
+        assert (cell.config["schedule"]["final"] is None) == (cell.coordinates["schedule.shape"] == "constant")
 
 
 def test_a_swept_value_replaces_that_of_the_base() -> None:
@@ -289,9 +281,7 @@ def test_a_swept_value_replaces_that_of_the_base() -> None:
         baseline={"arm": "base", "extra": "none"},
     )
     assert [c.config["training"]["optimizer"]["betas"] for c in made.cells] == [[0.0, 0.0], [0.5, 0.5]]
-    made = one(
-        schedule={"cooldown": {"fraction": 0.5}}, grid={"schedule.cooldown.length": ["1 update", "2 updates"]}
-    )
+    made = one(schedule={"cooldown": {"fraction": 0.5}}, grid={"schedule.cooldown.length": ["1 update", "2 updates"]})
     assert [c.config["schedule"]["cooldown"]["fraction"] for c in made.cells] == [None, None]
 
 
@@ -313,9 +303,7 @@ def test_one_of_the_seeds_can_be_swept() -> None:
         (["400 updates"], {"arm": "base"}, "800 updates"),
     ],
 )
-def test_the_baseline_alone_gets_a_longer_duration(
-    durations: list[str], baseline: Any, extra: str | None
-) -> None:
+def test_the_baseline_alone_gets_a_longer_duration(durations: list[str], baseline: Any, extra: str | None) -> None:
     arms = {"base": {}, "other": {"training": {"clip": None}}}
     made = one(grid={"duration": durations}, arms=arms, baseline=baseline)
     found = [(c.arm, c.config["duration"]) for c in made.cells if c.extra]
@@ -329,9 +317,7 @@ def test_tuning_points(text: str) -> None:
     assert made.tune.values == {LR: (0.004, 0.008, 0.016)} and made.tune.between == "loglinear"
     assert sorted(point["model.width"] for point in made.tune.at) == [16, 48]
     assert all(point["duration"] == "400 updates" and point["seed"] == 0 for point in made.tune.at)
-    named = study.loads(
-        text.replace("  at: {model.width: [16, 48], duration: 400 updates}\n", "  between: nearest\n")
-    )
+    named = study.loads(text.replace("  at: {model.width: [16, 48], duration: 400 updates}\n", "  between: nearest\n"))
     assert named.tune is not None and named.tune.between == "nearest"
     assert [p["model.width"] for p in named.tune.at] == [16, 24, 32, 48]
     assert {(p["duration"], p["seed"]) for p in named.tune.at} == {("400 updates", 0)}
@@ -341,9 +327,7 @@ def test_a_tuned_word_has_no_line_between() -> None:
     made = one(tune={"training.precision": ["fp32", "bf16-master"]})
     assert made.tune is not None and made.tune.between == "nearest" and made.tune.at == ({},)
     assert made.cells[0].config["training"]["precision"] == "tuned"
-    with pytest.raises(
-        StudyError, match=r"tune\.between: found 'loglinear' for values that are not positive numbers"
-    ):
+    with pytest.raises(StudyError, match=r"tune\.between: found 'loglinear' for values that are not positive numbers"):
         one(tune={"training.precision": ["fp32", "bf16-master"], "between": "loglinear"})
 
 
@@ -366,9 +350,7 @@ def test_config_of_any_values(text: str) -> None:
         made.config("cooldown", {"model.width": 41})
     with pytest.raises(StudyError, match="did you mean 'cosine'"):
         made.config("cosin", {})
-    assert (
-        made.config("cosine", {"training.optimizer.name": "sgd"})["training"]["optimizer"]["momentum"] == 0.9
-    )
+    assert made.config("cosine", {"training.optimizer.name": "sgd"})["training"]["optimizer"]["momentum"] == 0.9
 
 
 def test_a_study_is_extended_in_code(text: str) -> None:

@@ -69,15 +69,11 @@ def survives(make: Any, source: Any) -> study.Study | None:
         assert told and "Traceback" not in told
         told.encode()
         for line in told.splitlines():
-            assert (
-                "; allowed" in line or "missing" in line or "not YAML" in line or line.startswith("... and")
-            )
+            assert "; allowed" in line or "missing" in line or "not YAML" in line or line.startswith("... and")
         return None
     assert made.cells and made.baseline in {arm.name for arm in made.arms}
     json.dumps([cell.config for cell in made.cells])
-    assert len({json.dumps([c.arm, c.coordinates, c.extra], sort_keys=True) for c in made.cells}) == len(
-        made.cells
-    )
+    assert len({json.dumps([c.arm, c.coordinates, c.extra], sort_keys=True) for c in made.cells}) == len(made.cells)
     return made
 
 
@@ -104,9 +100,7 @@ def test_a_mutated_file(data: st.DataObject) -> None:
 
 
 @RELAXED
-@given(
-    st.text(max_size=60) | st.lists(st.sampled_from([*SCRAPS, *TOP_LEVEL, ": "]), max_size=30).map("".join)
-)
+@given(st.text(max_size=60) | st.lists(st.sampled_from([*SCRAPS, *TOP_LEVEL, ": "]), max_size=30).map("".join))
 def test_any_text(text: str) -> None:
     survives(study.loads, text)
 

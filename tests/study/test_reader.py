@@ -141,9 +141,7 @@ def test_json_reads_as_itself(value: object) -> None:
 
 def test_agrees_with_a_yaml_loader_on_plain_documents() -> None:
     text = "a: [1, 2.5, x, null, true]\nb:\n  c: {d: 'e', f: |\n    many\n    lines\n  }\n"
-    text = text.replace(
-        "{d: 'e', f: |\n    many\n    lines\n  }", "\n    d: 'e'\n    f: |\n      many\n      lines\n"
-    )
+    text = text.replace("{d: 'e', f: |\n    many\n    lines\n  }", "\n    d: 'e'\n    f: |\n      many\n      lines\n")
     assert read(text, "f")[0] == YAML(typ="safe", pure=True).load(text)
 
 

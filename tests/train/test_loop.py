@@ -113,9 +113,7 @@ def test_a_reset_of_the_optimizer_forgets_its_state_and_nothing_else(small: dict
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_micro_batches_add_up_to_the_batch(small: dict[str, Any], count: int) -> None:
-    one, many = (
-        trainer(lowered(small, warmup="0 updates", batch="8 sequences", micro_batches=n)) for n in (1, count)
-    )
+    one, many = (trainer(lowered(small, warmup="0 updates", batch="8 sequences", micro_batches=n)) for n in (1, count))
     for update in range(3):
         a, b = one.step(update), many.step(update)
         assert a.loss == pytest.approx(b.loss, rel=1e-5)
@@ -165,7 +163,11 @@ def test_schedule_check_values(shape: str, value: float) -> None:
 def test_phases_give_the_multiplier_of_the_whole_run(small: dict[str, Any]) -> None:
     """The phases that a study is lowered to against the one-function schedule that users import."""
     cases = [
-        ({"shape": "constant", "cooldown": {"shape": "one_minus_sqrt", "fraction": 0.2}}, "constant", ("one_minus_sqrt", 8, 0.0)),
+        (
+            {"shape": "constant", "cooldown": {"shape": "one_minus_sqrt", "fraction": 0.2}},
+            "constant",
+            ("one_minus_sqrt", 8, 0.0),
+        ),
         ({"shape": "cosine", "final": 0.1}, "cosine", None),
         ({"shape": "exponential", "final": 0.05}, "exponential", None),
         ({"shape": "inverse_sqrt"}, "inverse_sqrt", None),

@@ -28,9 +28,7 @@ from isoloss.recipe.errors import StudyError
 def backtest(
     points: PointsFile,
     law: Law = "chinchilla",
-    by: Annotated[
-        str, typer.Option("--by", help="Scale whose largest values are predicted: C, N or D.")
-    ] = "",
+    by: Annotated[str, typer.Option("--by", help="Scale whose largest values are predicted: C, N or D.")] = "",
     above: Annotated[list[float] | None, typer.Option("--above", help="Cut-off in --by; repeat it.")] = None,
     x: X = "",
     y: Y = "",
@@ -65,8 +63,7 @@ def backtest(
             rows.append({**choice, "failed": reason})
             continue
         rows.append(
-            {name: value for name, value in found.to_dict().items() if name != "rows"}
-            | {"held_out": len(found.rows)}
+            {name: value for name, value in found.to_dict().items() if name != "rows"} | {"held_out": len(found.rows)}
         )
     if all("failed" in row for row in rows):
         raise StudyError(f"backtest: no cut-off works: {reason}")
@@ -95,10 +92,7 @@ def _print(law: str, scale: str, level: float, rows: list[dict[str, Any]]) -> No
             f"{row['bias']:+.4f}",
             f"{row['coverage']:.0%}",
             f"{row['width']:.3f}",
-            *(
-                f"{row['baselines'][name]:.4f}" if name in row["baselines"] else "-"
-                for name in ("last value", "m1")
-            ),
+            *(f"{row['baselines'][name]:.4f}" if name in row["baselines"] else "-" for name in ("last value", "m1")),
         )
     console = Console(highlight=False)
     console.print(table)

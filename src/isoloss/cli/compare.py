@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,9 @@ def compare(
     first: Annotated[Path, typer.Argument(help="A study file, or a table of points.", show_default=False)],
     second: Annotated[Path | None, typer.Argument(help="Another study file.", show_default=False)] = None,
     law: Annotated[list[str] | None, typer.Option("--law", help="A law for a table of points; repeat it.")] = None,
-    holdout: Annotated[str, typer.Option("--holdout", help="Points: the scale whose largest values are held out.")] = "",
+    holdout: Annotated[
+        str, typer.Option("--holdout", help="Points: the scale whose largest values are held out.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Compare two finished studies run by run, or laws on one table by their held-out score."""
@@ -22,10 +24,12 @@ def compare(
 
     if second is None:
         if first.suffix in (".yaml", ".yml"):
-            raise StudyError("compare: one study is not enough; give a second study file, or a table of points with --law")
+            raise StudyError(
+                "compare: one study is not enough; give a second study file, or a table of points with --law"
+            )
         from isoloss.cli.forms import compare_forms
 
-        options = {"by": holdout} if holdout else {}
+        options: dict[str, Any] = {"by": holdout} if holdout else {}
         compare_forms(first, law=law or [], json=json, **options)
         return
     from rich.console import Console

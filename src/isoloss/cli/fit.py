@@ -38,9 +38,7 @@ def fit(
     flops: Flops = "",
     drop_largest: Drop = 0,
     loss: Annotated[str, typer.Option("--loss", help="huber, l1, squared or lower-envelope.")] = "huber",
-    delta: Annotated[
-        float | None, typer.Option("--delta", help="Huber width in log loss; default 1e-3.")
-    ] = None,
+    delta: Annotated[float | None, typer.Option("--delta", help="Huber width in log loss; default 1e-3.")] = None,
     pin: Pin = None,
     cluster: Cluster = "",
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples; 0: none.")] = 1000,

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 PointsFile = Annotated[
     Path,
-    typer.Argument(
-        metavar="POINTS", help="Table of points: .csv, .tsv, .jsonl or .parquet.", show_default=False
-    ),
+    typer.Argument(metavar="POINTS", help="Table of points: .csv, .tsv, .jsonl or .parquet.", show_default=False),
 ]
 Law = Annotated[str, typer.Option("--law", help="Name of the law; a wrong name lists them all.")]
 X = Annotated[str, typer.Option("--x", help="Column of a one-variable law, for instance D.")]
@@ -29,9 +27,7 @@ Column = Annotated[
 ]
 Flops = Annotated[
     str,
-    typer.Option(
-        "--flops", help="FLOP convention that gives D from C and N, or C from N and D: 6ND, palm ..."
-    ),
+    typer.Option("--flops", help="FLOP convention that gives D from C and N, or C from N and D: 6ND, palm ..."),
 ]
 Drop = Annotated[int, typer.Option("--drop-largest", min=0, help="Leave out this many rows of largest loss.")]
 Cluster = Annotated[str, typer.Option("--cluster", help="Column whose rows are resampled as one unit.")]
@@ -114,9 +110,7 @@ def compare_forms(
     if json:
         show(clean({"by": result.by, "best": result.best, "ranking": result.ranking}))
         return
-    shown = Table(
-        title=f"laws ranked by rolling origin over {result.by} (fit rows only); hold-out scored afterwards"
-    )
+    shown = Table(title=f"laws ranked by rolling origin over {result.by} (fit rows only); hold-out scored afterwards")
     for heading in (
         "law",
         "parameters",
@@ -154,9 +148,7 @@ def largest_scale(points: Points) -> str:
     for name in ("C", "D", "N", "S"):
         if name in points:
             return name
-    raise StudyError(
-        f"no column to hold out by: name one with --holdout (the table has {', '.join(points.columns)})"
-    )
+    raise StudyError(f"no column to hold out by: name one with --holdout (the table has {', '.join(points.columns)})")
 
 
 def scale_and_share(text: str) -> tuple[str, float | None]:
@@ -167,9 +159,7 @@ def scale_and_share(text: str) -> tuple[str, float | None]:
     try:
         return name, float(share)
     except ValueError:
-        raise StudyError(
-            f"--holdout: found {text!r}; allowed: a column, or COLUMN:SHARE such as C:0.3"
-        ) from None
+        raise StudyError(f"--holdout: found {text!r}; allowed: a column, or COLUMN:SHARE such as C:0.3") from None
 
 
 def _suitable(points: Points) -> list[str]:

@@ -17,7 +17,9 @@ StorePath = Annotated[
 ]
 Under = Annotated[list[Path] | None, typer.Option("--under", help="Read-only store below it; may be repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the page; default: NAME.report beside the study file.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Folder of the page; default: NAME.report beside the study file.")
+]
 Budget = Annotated[str | None, typer.Option("--budget", help="Stop after this time, for instance 30m, 2h, 90s.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Worker processes; 0: one a core.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads a process; part of the numerics.")]

@@ -19,7 +19,9 @@ def plan(
     import isoloss
 
     path = beside(study, store, ".store")
-    planned = isoloss.plan(study, path if path.exists() else None, under=under or (), threads=threads, share=not no_share)
+    planned = isoloss.plan(
+        study, path if path.exists() else None, under=under or (), threads=threads, share=not no_share
+    )
     if json:
         show(planned.to_dict())
     else:

@@ -16,13 +16,9 @@ from isoloss.recipe.errors import StudyError
 def predict(
     source: Annotated[
         Path,
-        typer.Argument(
-            metavar="POINTS|FIT.json", help="Table of points, or a saved fit.", show_default=False
-        ),
+        typer.Argument(metavar="POINTS|FIT.json", help="Table of points, or a saved fit.", show_default=False),
     ],
-    at: Annotated[
-        list[str] | None, typer.Option("--at", help="Values, for instance N=1e10,D=2e11; repeat it.")
-    ] = None,
+    at: Annotated[list[str] | None, typer.Option("--at", help="Values, for instance N=1e10,D=2e11; repeat it.")] = None,
     budget: Annotated[
         list[float] | None,
         typer.Option("--compute", help="Compute budget in FLOPs: best N and D; repeat it."),
@@ -36,9 +32,7 @@ def predict(
     pin: Pin = None,
     cluster: Cluster = "",
     level: Annotated[float, typer.Option("--level", help="Level of the intervals.")] = 0.9,
-    by: Annotated[
-        str, typer.Option("--by", help="Column along which past forecasts calibrate the band.")
-    ] = "",
+    by: Annotated[str, typer.Option("--by", help="Column along which past forecasts calibrate the band.")] = "",
     json: Json = False,
 ) -> None:
     """Predict the loss at planned values, or the best size and data for a compute budget."""
@@ -76,9 +70,7 @@ def _from_saved(path: Path, targets: list[dict[str, float]], budgets: list[float
         rows.append({**target, "predicted": float(value)})
     for budget in budgets:
         best = laws.optimum(form, values, budget)
-        rows.append(
-            {"C": budget, "N": float(best["N"]), "D": float(best["D"]), "predicted": float(best["loss"])}
-        )
+        rows.append({"C": budget, "N": float(best["N"]), "D": float(best["D"]), "predicted": float(best["loss"])})
     return rows
 
 
@@ -104,9 +96,7 @@ def _from_points(
             # The table's own ratio of C to N D: what its FLOPs were counted as.
             given["C"] = float(given["N"] * given["D"] * _ratio(table))
         if scale not in given:
-            raise StudyError(
-                f"--at: give {scale} too (the band grows along it), or name another column with --by"
-            )
+            raise StudyError(f"--at: give {scale} too (the band grows along it), or name another column with --by")
         place = laws.Points(**{name: [value] for name, value in given.items()})
         calibration = calibrate_fit(table, result, scale, options)
         low, middle, high = laws.forecast(result, place, scale, calibration, level)

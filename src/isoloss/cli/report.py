@@ -18,15 +18,14 @@ def report(
     from rich.console import Console
 
     import isoloss
+    from isoloss import report as room
 
     results = isoloss.results(
         study, beside(study, store, ".store"), under=under or (), threads=threads, share=not no_share
     )
     answer = results.answer(command_line())
-    page = isoloss.report(answer, beside(study, out, ".report"))
+    page = room.write(answer, beside(study, out, ".report"))
     if json:
         show(answer)
     else:
-        from isoloss.report import terminal
-
-        Console().print(terminal(answer, page))
+        Console().print(room.terminal(answer, page))

@@ -38,6 +38,7 @@ def run(
     from rich.console import Console
 
     import isoloss
+    from isoloss import report
 
     results = isoloss.run(
         study,
@@ -50,12 +51,10 @@ def run(
         share=not no_share,
     )
     answer = results.answer(command_line())
-    page = isoloss.report(answer, beside(study, out, ".report"))
+    page = report.write(answer, beside(study, out, ".report"))
     if json:
         show(answer)
     else:
-        from isoloss.report import terminal
-
-        Console().print(terminal(answer, page))
+        Console().print(report.terminal(answer, page))
     if any(r.status in ("failed", "diverged") for r in results.results):
         raise typer.Exit(1)

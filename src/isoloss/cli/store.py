@@ -66,7 +66,9 @@ def ls(folder: Folder, json: Json = False) -> None:
 def verify(
     folder: Folder,
     replay: Annotated[int, typer.Option("--replay", min=0, help="Also train so many random pieces again.")] = 0,
-    repair: Annotated[bool, typer.Option("--repair", help="Put damaged files aside, so that a rerun makes them.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Put damaged files aside, so that a rerun makes them.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Check every manifest and every stored byte; with --replay, train random pieces again and compare the bits."""
@@ -98,7 +100,9 @@ def verify(
 def gc(
     folder: Folder,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    grace: Annotated[float, typer.Option("--grace", min=0, help="Leave files younger than this many seconds.")] = 3600.0,
+    grace: Annotated[
+        float, typer.Option("--grace", min=0, help="Leave files younger than this many seconds.")
+    ] = 3600.0,
     json: Json = False,
 ) -> None:
     """Remove what nothing refers to: left-overs of interrupted writes."""
@@ -115,7 +119,9 @@ def gc(
 def export(
     folder: Folder,
     target: Annotated[Path, typer.Argument(help="Folder of the new store.", show_default=False)],
-    states: Annotated[bool, typer.Option("--states", help="Also copy states, not only measurements and curves.")] = False,
+    states: Annotated[
+        bool, typer.Option("--states", help="Also copy states, not only measurements and curves.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Copy a store's measurements and curves into a smaller one that can serve as a read-only layer (--under)."""

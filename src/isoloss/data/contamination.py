@@ -33,16 +33,12 @@ class Overlap:
         return self.shared / self.windows if self.windows else 0.0
 
 
-def measure(
-    training: Iterable[Iterable[bytes]], validation: Iterable[Iterable[bytes]], *, code: bool
-) -> list[Overlap]:
+def measure(training: Iterable[Iterable[bytes]], validation: Iterable[Iterable[bytes]], *, code: bool) -> list[Overlap]:
     """Overlap of every validation document (chunks of bytes) with all training documents, streamed.
 
     Memory grows with the windows of the validation text (16 bytes each), not with the training text.
     """
-    per_document = [
-        np.concatenate([np.empty(0, np.uint64), *_windows(chunks, code)]) for chunks in validation
-    ]
+    per_document = [np.concatenate([np.empty(0, np.uint64), *_windows(chunks, code)]) for chunks in validation]
     wanted = np.unique(np.concatenate([np.empty(0, np.uint64), *per_document]))
     found = np.zeros(len(wanted), dtype=bool)
     for chunks in training:
@@ -51,9 +47,7 @@ def measure(
                 break
             place = np.minimum(np.searchsorted(wanted, windows), len(wanted) - 1)
             found[place[wanted[place] == windows]] = True
-    return [
-        Overlap(len(windows), int(found[np.searchsorted(wanted, windows)].sum())) for windows in per_document
-    ]
+    return [Overlap(len(windows), int(found[np.searchsorted(wanted, windows)].sum())) for windows in per_document]
 
 
 def total(overlaps: Sequence[Overlap]) -> Overlap:

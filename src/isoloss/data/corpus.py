@@ -123,9 +123,7 @@ def open_corpus(corpus: Corpus, spec: Mapping[str, Any], cache: Path | None) -> 
             **entry.meta["facts"],
         },
         bytes_per_token=bytes_per_token,
-        limit=token_limit(
-            spec.get("size"), len(entry.train), context=context, bytes_per_token=bytes_per_token
-        ),
+        limit=token_limit(spec.get("size"), len(entry.train), context=context, bytes_per_token=bytes_per_token),
         context=context,
     )
 

@@ -99,9 +99,7 @@ def _fixed_part(parts: Sequence[str]) -> list[str]:
 def _walk(folder: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (
-            Path(place, name) for name in files if not name.startswith(".") and Path(place, name).is_file()
-        )
+        yield from (Path(place, name) for name in files if not name.startswith(".") and Path(place, name).is_file())
 
 
 def read(path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:

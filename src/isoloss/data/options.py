@@ -57,9 +57,7 @@ def choice(spec: Mapping[str, Any], name: str, default: str, allowed: tuple[str,
     value = spec.get(name)
     value = default if value is None else value
     if value not in allowed:
-        raise StudyError(
-            f"data.{name}: found {value!r}{nearest(str(value), allowed)}; allowed: {', '.join(allowed)}"
-        )
+        raise StudyError(f"data.{name}: found {value!r}{nearest(str(value), allowed)}; allowed: {', '.join(allowed)}")
     return str(value)
 
 

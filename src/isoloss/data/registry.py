@@ -35,9 +35,7 @@ def open_source(spec: Mapping[str, Any], cache: Path | None = None) -> Source:
     """
     name = spec.get("source")
     if not isinstance(name, str) or not name:
-        raise StudyError(
-            f"data.source: found {name!r}; allowed: {', '.join(SOURCES)} or package.module:attribute"
-        )
+        raise StudyError(f"data.source: found {name!r}; allowed: {', '.join(SOURCES)} or package.module:attribute")
     if spec.get("context") is not None:
         integer(spec, "context", None, 1, 10**7)
     if is_reference(name):

@@ -136,13 +136,9 @@ class TokenSource:
         if len(self.train) == 0:
             raise StudyError(f"data.source: {self.name} holds no training tokens (empty corpus)")
         if self.limit is not None and self.limit > len(self.train):
-            raise StudyError(
-                f"data.size: {self.limit} unique training tokens; {self.name} has only {len(self.train)}"
-            )
+            raise StudyError(f"data.size: {self.limit} unique training tokens; {self.name} has only {len(self.train)}")
         self.digest = canonical_digest({"identity": self.identity, "limit": self.limit})
-        self._spans = {
-            part: Spans(self.held_out, spans) for part, spans in split_parts(self.documents).items()
-        }
+        self._spans = {part: Spans(self.held_out, spans) for part, spans in split_parts(self.documents).items()}
         unique = len(self.train) if self.limit is None else self.limit
         self.train_size = self.blocks(self.context) * self.context if self.context else unique
 
@@ -276,9 +272,7 @@ class VectorSource:
             raise ValueError(f"validation part must be 'A' or 'B', found {part!r}")
         x, y = self.parts[part]
         if not 1 <= tokens <= len(y):
-            raise StudyError(
-                f"evaluation.tokens: {tokens} samples; part {part} of {self.name} allows 1 to {len(y)}"
-            )
+            raise StudyError(f"evaluation.tokens: {tokens} samples; part {part} of {self.name} allows 1 to {len(y)}")
         return x[:tokens], y[:tokens]
 
     def describe(self) -> dict[str, Any]:

@@ -73,9 +73,7 @@ class MarkovChain:
         contexts, v = probabilities.shape
         pi = np.full(contexts, 1.0 / contexts)
         for _ in range(100_000):
-            step = (
-                (pi[:, None] * probabilities).reshape(-1, contexts // v if self.order else 1, v).sum(axis=0)
-            )
+            step = (pi[:, None] * probabilities).reshape(-1, contexts // v if self.order else 1, v).sum(axis=0)
             new = step.reshape(-1) if self.order else pi
             new = new / new.sum()
             if np.abs(new - pi).sum() < 1e-15 * contexts:
@@ -211,9 +209,7 @@ def open_blobs(spec: Mapping[str, Any], cache: Path | None = None) -> VectorSour
     separation = number(spec, "separation", 2.0, 0.0, 100.0)
     seed = integer(spec, "seed", 0, 0, 2**63 - 1)
     if features < classes:
-        raise StudyError(
-            f"data.features: found {features}; {classes} equally distant centres need at least {classes}"
-        )
+        raise StudyError(f"data.features: found {features}; {classes} equally distant centres need at least {classes}")
     if samples * features > _LARGEST_DRAW:
         raise StudyError(
             f"data.samples: {samples} of {features} features are {samples * features} numbers in memory; "
@@ -221,9 +217,7 @@ def open_blobs(spec: Mapping[str, Any], cache: Path | None = None) -> VectorSour
         )
     parts = {
         part: _draw_blobs(count, classes, features, separation, (seed, stream))
-        for stream, (part, count) in enumerate(
-            (("train", samples), ("A", HELD_OUT_SAMPLES), ("B", HELD_OUT_SAMPLES))
-        )
+        for stream, (part, count) in enumerate((("train", samples), ("A", HELD_OUT_SAMPLES), ("B", HELD_OUT_SAMPLES)))
     }
     content = hashlib.sha256()
     for x, y in parts.values():

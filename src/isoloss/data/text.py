@@ -67,9 +67,7 @@ def open_text(spec: Mapping[str, Any], cache: Path | None = None) -> TokenSource
     def check() -> None:
         for path, stamp in stamps.items():
             if files.stamp(path) != stamp:
-                raise StudyError(
-                    f"data.path: {path} changed while it was read; run again when it is complete"
-                )
+                raise StudyError(f"data.path: {path} changed while it was read; run again when it is complete")
 
     return open_corpus(Corpus("text", inputs, options, split, check=check), spec, cache)
 

@@ -105,6 +105,4 @@ def open_tokenizer(value: str | None) -> Tokenizer:
         return Bytes()
     if isinstance(value, str) and value.endswith(".json"):
         return HuggingFace(path_of("tokenizer", value))
-    raise StudyError(
-        f"data.tokenizer: found {value!r}; allowed is 'bytes' or the path of a tokenizer.json file"
-    )
+    raise StudyError(f"data.tokenizer: found {value!r}; allowed is 'bytes' or the path of a tokenizer.json file")

@@ -59,9 +59,7 @@ def _load(option: str, value: Any, dtype: str, vocabulary: int, cache: Path) -> 
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     if not isinstance(value, str) or not value:
-        raise StudyError(
-            f"data.{option}: found {value!r}; allowed is the path of one .npy or .bin file of token ids"
-        )
+        raise StudyError(f"data.{option}: found {value!r}; allowed is the path of one .npy or .bin file of token ids")
     path = path_of(option, value)
     if not path.is_file():
         raise missing(option, path)
@@ -94,9 +92,7 @@ def _map(option: str, path: Path, dtype: str) -> np.ndarray:
             raise StudyError(
                 f"data.{option}: {path} has {size} bytes, which is no whole number of {dtype}; set data.dtype"
             )
-        return (
-            np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r") if size else np.empty(0, dtype)
-        )
+        return np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r") if size else np.empty(0, dtype)
     except (OSError, ValueError, EOFError) as error:
         raise StudyError(f"data.{option}: cannot read {path}: {error}") from error
 

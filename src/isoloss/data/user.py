@@ -73,9 +73,7 @@ class UserSource:
             good = good and len(array) == (len(found[0]) if count is None else count) > 0
         good = good and (self.kind != "tokens" or found[0].shape[1] == context + 1)
         if not good:
-            shown = ", ".join(
-                f"{a.dtype} {a.shape}" if isinstance(a, np.ndarray) else type(a).__name__ for a in found
-            )
+            shown = ", ".join(f"{a.dtype} {a.shape}" if isinstance(a, np.ndarray) else type(a).__name__ for a in found)
             allowed = ", ".join(f"{name} {np.dtype(dtype)} {shape}" for name, dtype, shape, _ in wanted)
             raise StudyError(f"data.source: {self._name}.{what} gave {shown}; allowed is {allowed} (numpy)")
         ids = found[-1]
@@ -110,17 +108,13 @@ def open_user(name: str, spec: Mapping[str, Any], cache: Path | None = None) -> 
     if inner.kind not in ("tokens", "vectors"):
         raise StudyError(f"data.source: {name}.kind is {inner.kind!r}; allowed: tokens, vectors")
     if not isinstance(inner.digest, str) or not _DIGEST.fullmatch(inner.digest):
-        raise StudyError(
-            f"data.source: {name}.digest is {inner.digest!r}; allowed are 64 hexadecimal characters"
-        )
+        raise StudyError(f"data.source: {name}.digest is {inner.digest!r}; allowed are 64 hexadecimal characters")
     source = UserSource(name, inner)
     _try(source, name, int(spec.get("context") or 1))
     return source
 
 
-def _arguments(
-    name: str, target: Callable[..., Any], spec: Mapping[str, Any], cache: Path | None
-) -> dict[str, Any]:
+def _arguments(name: str, target: Callable[..., Any], spec: Mapping[str, Any], cache: Path | None) -> dict[str, Any]:
     given = {key: value for key, value in spec.items() if key not in HOUSE}
     try:
         parameters = inspect.signature(target).parameters

@@ -49,7 +49,10 @@ class Display:
         self._reused = 0
         self._title = ""
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[eta]}"), console=console
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[eta]}"),
+            console=console,
         )
         self._task = self._bar.add_task("", total=1.0, eta="")
         self._live: Live | None = None

@@ -212,7 +212,9 @@ class Pool:
             work = planned[job.id]
             reached = max((o for t, o in there if t == track and o <= job.segment.end), default=job.segment.begin)
             if reached < job.segment.end and attempts[job.id] < ATTEMPTS:
-                listener.ended(job, f"its worker died (exit code {code}); it goes on from update {reached} of the stretch")
+                listener.ended(
+                    job, f"its worker died (exit code {code}); it goes on from update {reached} of the stretch"
+                )
                 segment = replace(
                     job.segment,
                     begin=reached,

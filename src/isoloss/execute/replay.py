@@ -59,4 +59,3 @@ def audit(store: Store, count: int, seed: int = 0) -> tuple[int, list[str]]:
                 f"digest {found[:16]}, stored is {str(row.digest)[:16]}"
             )
     return done, problems
-

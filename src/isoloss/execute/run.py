@@ -109,9 +109,7 @@ def execute(
             reused = sum(w.updates for w in everything) - sum(w.updates - w.replayed for w in works)
             display.round("study" if current.complete else "tuning", works, reused)
             labels = [_label(current, w) for w in works]
-            outcome = pool.run(
-                works, labels, display, deadline=deadline, claim=leases.claim, release=leases.release
-            )
+            outcome = pool.run(works, labels, display, deadline=deadline, claim=leases.claim, release=leases.release)
             failed |= outcome.failures
             if outcome.fatal:
                 raise RunFailed(outcome.fatal)
@@ -135,9 +133,7 @@ def execute(
                 if repeated > 2:
                     raise RunFailed(f"{len(after)} segments cannot be trained: what they begin from does not appear")
     final = stage(study, memory, lowering, alone=not options.share)
-    return Executed(
-        final, _by_run(final, failed), stopped, time.monotonic() - begun, trained, replayed
-    )
+    return Executed(final, _by_run(final, failed), stopped, time.monotonic() - begun, trained, replayed)
 
 
 def _balanced(current: Stage, works: Sequence[Work]) -> list[Work]:
@@ -158,7 +154,9 @@ def _balanced(current: Stage, works: Sequence[Work]) -> list[Work]:
         others = sum(axes[path].index(value) for path, value in at.items() if path != "seed")
         rank[trials + index] = (1 + seed, others, planned.cell.extra)
     position = {work.node.track.id: i for i, work in enumerate(works)}
-    return sorted(works, key=lambda w: (min(rank[m] for m in w.node.members), position[w.node.track.id], w.segment.begin))
+    return sorted(
+        works, key=lambda w: (min(rank[m] for m in w.node.members), position[w.node.track.id], w.segment.begin)
+    )
 
 
 def _label(current: Stage, work: Work) -> str:

@@ -43,22 +43,16 @@ def optimum(form: Form, values: Values, C: Any, k: float = FLOPS_PER_ND, **other
         log_pool = np.broadcast_to(np.log(C / k), shape)
 
         def loss(log_n: Array) -> Array:
-            return np.asarray(
-                form.predict(values, {"N": np.exp(log_n), "D": np.exp(log_pool - log_n), **others})
-            )
+            return np.asarray(form.predict(values, {"N": np.exp(log_n), "D": np.exp(log_pool - log_n), **others}))
 
-        N = np.exp(
-            _golden(loss, np.maximum(WIDEST[0], log_pool - WIDEST[1]), np.minimum(WIDEST[1], log_pool))
-        )
+        N = np.exp(_golden(loss, np.maximum(WIDEST[0], log_pool - WIDEST[1]), np.minimum(WIDEST[1], log_pool)))
     D = C / (k * N)
     return {"N": N, "D": D, "loss": form.predict(values, {"N": N, "D": D, **others})}
 
 
 def _needs_surface(form: Form) -> None:
     if not {"N", "D"} <= set(form.variables):
-        raise LawError(
-            f"law {form.name!r} is a law of {', '.join(form.variables)}; allocation needs one of N and D"
-        )
+        raise LawError(f"law {form.name!r} is a law of {', '.join(form.variables)}; allocation needs one of N and D")
 
 
 def _golden(function: Callable[[Array], Array], low: Any, high: Any, steps: int = 80) -> Array:
@@ -88,9 +82,7 @@ def _bisect(function: Callable[[Array], Array], target: Any, low: float, high: f
 def iso_loss_compute(form: Form, values: Values, loss: Any, k: float = FLOPS_PER_ND, **others: Any) -> Any:
     """Smallest compute at which the law's optimal loss reaches `loss`; NaN where it never does."""
     shape = np.broadcast_shapes(np.shape(loss), *(np.shape(v) for v in values.values()))
-    return _bisect(
-        lambda log_c: optimum(form, values, np.exp(log_c), k, **others)["loss"], loss, 15.0, 75.0, shape
-    )
+    return _bisect(lambda log_c: optimum(form, values, np.exp(log_c), k, **others)["loss"], loss, 15.0, 75.0, shape)
 
 
 def iso_loss_data(form: Form, values: Values, loss: Any, N: Any, **others: Any) -> Any:
@@ -112,14 +104,10 @@ def compute_multiplier(form: Form, values: Values, base_form: Form, base: Values
 
 def data_multiplier(form: Form, values: Values, base_form: Form, base: Values, N: Any, D: Any) -> Any:
     """Tokens the base law needs at size N for the loss that the other reaches at (N, D), over D."""
-    return iso_loss_data(base_form, base, form.predict(values, {"N": N, "D": D}), N) / np.asarray(
-        D, dtype=float
-    )
+    return iso_loss_data(base_form, base, form.predict(values, {"N": N, "D": D}), N) / np.asarray(D, dtype=float)
 
 
-def optimum_intervals(
-    draws: Draws, C: float, level: float = 0.9, k: float = FLOPS_PER_ND
-) -> dict[str, Interval]:
+def optimum_intervals(draws: Draws, C: float, level: float = 0.9, k: float = FLOPS_PER_ND) -> dict[str, Interval]:
     """Intervals of N*, D* and L* at compute C."""
     form = draws.fit.form
 
@@ -194,9 +182,7 @@ def envelope(points: Points, bins: int = 20) -> Frontier:
     # A row counts only if nothing cheaper is better: the lower envelope falls.
     falling = loss[chosen] <= np.minimum.accumulate(loss[chosen])
     chosen = chosen[falling]
-    return _frontier(
-        C[chosen], N[chosen], loss[chosen], "the smallest and largest bins see only part of the sizes"
-    )
+    return _frontier(C[chosen], N[chosen], loss[chosen], "the smallest and largest bins see only part of the sizes")
 
 
 def isoflop(points: Points, width: float = 0.1, fewest: int = 5) -> Frontier:
@@ -215,13 +201,9 @@ def isoflop(points: Points, width: float = 0.1, fewest: int = 5) -> Frontier:
         c2, c1, c0 = np.polyfit(log_n - centre, loss[rows], 2)
         place = centre - c1 / (2 * c2) if c2 > 0 else np.nan
         if c2 > 0 and log_n.min() <= place <= log_n.max():
-            found.append(
-                (float(np.exp(np.log(C[rows]).mean())), float(np.exp(place)), float(c0 - c1**2 / (4 * c2)))
-            )
+            found.append((float(np.exp(np.log(C[rows]).mean())), float(np.exp(place)), float(c0 - c1**2 / (4 * c2))))
     if not found:
-        raise LawError(
-            "no group of equal C has a parabola with a minimum inside its sizes; fit the surface instead"
-        )
+        raise LawError("no group of equal C has a parabola with a minimum inside its sizes; fit the surface instead")
     groups = np.array(sorted(found))
     note = (
         "a view, biased even without noise: a parabola is only a local picture, so wide, off-centre or "
@@ -251,9 +233,7 @@ def surface(form: Form, values: Values, C: Any, k: float = FLOPS_PER_ND) -> Fron
     """Approach 3: N*(C) from a fitted law of (N, D), on a grid of C (Hoffmann et al. 2022, section 3.3)."""
     C = np.asarray(C, dtype=float)
     best = optimum(form, values, C, k)
-    return _frontier(
-        C, best["N"], best["loss"], "follows the fitted law; its exponent is local where the law bends"
-    )
+    return _frontier(C, best["N"], best["loss"], "follows the fitted law; its exponent is local where the law bends")
 
 
 def _frontier(C: Array, N: Array, loss: Array, note: str) -> Frontier:

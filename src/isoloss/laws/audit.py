@@ -68,16 +68,11 @@ def _why_above(
 ) -> str:
     excess = f"the objective is {ratio:.4g} times its optimum"
     if _is_rounding(best.parameters, parameters):
-        return (
-            f"rounded parameters: {excess}; they are the optimum cut to {_digits(parameters)} digits or fewer"
-        )
+        return f"rounded parameters: {excess}; they are the optimum cut to {_digits(parameters)} digits or fewer"
     inverted = _inverted(points, best, x, loss, delta)
     if inverted is not None and _same(inverted.parameters, parameters, 1e-2):
         return f"inverted weights: {excess}, and the parameters are the optimum under 1/weight"
-    return (
-        f"not converged: {excess}; an optimiser that averages the loss or uses a default tolerance stops "
-        "like this"
-    )
+    return f"not converged: {excess}; an optimiser that averages the loss or uses a default tolerance stops like this"
 
 
 def _reported(objective: float, claimed: float, rows: int) -> list[str]:

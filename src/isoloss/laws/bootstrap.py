@@ -193,18 +193,14 @@ def bootstrap(
     draws = max(len(weight), len(y))
     objective = fit.loss.continuation()[-1]
     start = np.repeat(fit.theta[None, :], draws, axis=0)
-    solution = minimise(
-        problem.model(), start, y, weight, objective, problem.free, problem.lower, problem.upper
-    )
+    solution = minimise(problem.model(), start, y, weight, objective, problem.free, problem.lower, problem.upper)
     good = solution.converged & np.isfinite(solution.objective)
     theta = solution.theta[good]
     bound = ((theta <= problem.lower + 1e-9) | (theta >= problem.upper - 1e-9)) & problem.free
     natural = problem.natural(theta)
     sizes = np.bincount(groups)
     effective = float(sizes.sum() ** 2 / np.sum(sizes**2))
-    return Draws(
-        fit, natural, count, unit, method, int((~good).sum()), int(bound.any(axis=1).sum()), effective
-    )
+    return Draws(fit, natural, count, unit, method, int((~good).sum()), int(bound.any(axis=1).sum()), effective)
 
 
 def resample(rng: np.random.Generator, count: int, n: int) -> Array:

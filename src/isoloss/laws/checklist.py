@@ -29,9 +29,7 @@ def checklist(fit: Fit, holdout: Holdout | None = None) -> list[Item]:
     points, d = fit.points, fit.diagnosis
     warnings = points.check()
     return [
-        _said(
-            "Is N, D, C in the right units?", [w for w in warnings if "median of" in w], "typical magnitudes"
-        ),
+        _said("Is N, D, C in the right units?", [w for w in warnings if "median of" in w], "typical magnitudes"),
         _embeddings(fit, warnings),
         _tokens(fit),
         _compute(fit),
@@ -97,9 +95,7 @@ def _tokens(fit: Fit) -> Item:
     if "unique" in fit.points and "D" in fit.points:
         most = float(np.max(fit.points.D / fit.points.unique))
         repeated = most > 1.01 and "unique" not in fit.form.variables
-        return Item(
-            question, "look" if repeated else "fine", f"up to {most:.3g} passes over the unique tokens"
-        )
+        return Item(question, "look" if repeated else "fine", f"up to {most:.3g} passes over the unique tokens")
     return Item(question, "unknown", "no column of unique tokens: state it")
 
 
@@ -107,9 +103,7 @@ def _compute(fit: Fit) -> Item:
     question = "How was compute counted?"
     if {"N", "D", "C"} <= set(fit.points.columns):
         ratio = fit.points.C / (fit.points.N * fit.points.D)
-        return Item(
-            question, "fine", f"C / (N D) runs from {ratio.min():.4g} to {ratio.max():.4g} (6ND gives 6)"
-        )
+        return Item(question, "fine", f"C / (N D) runs from {ratio.min():.4g} to {ratio.max():.4g} (6ND gives 6)")
     return Item(question, "unknown", "no column C: allocation uses a named convention")
 
 
@@ -170,6 +164,4 @@ def _held_out(holdout: Holdout | None) -> Item:
         f"{holdout.coverage:.0%} inside the {holdout.level:.0%} band"
     )
     beaten = min(holdout.baselines.values(), default=np.inf) <= holdout.rmse
-    return Item(
-        question, "look" if beaten else "fine", text + ("; a baseline does as well" if beaten else "")
-    )
+    return Item(question, "look" if beaten else "fine", text + ("; a baseline does as well" if beaten else ""))

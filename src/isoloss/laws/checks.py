@@ -42,8 +42,7 @@ def _values(points: Points) -> list[str]:
             if bad.any():
                 row = int(np.argmax(bad))
                 found.append(
-                    f"{name}: {int(bad.sum())} rows are missing or not positive (first: row {row}, "
-                    f"{values[row]})"
+                    f"{name}: {int(bad.sum())} rows are missing or not positive (first: row {row}, {values[row]})"
                 )
     return found
 
@@ -61,9 +60,7 @@ def _ranges(points: Points) -> list[str]:
             found.append(f"{name} spans only {decades:.2f} decades: expect wide intervals on its exponent")
         levels = len(np.unique(np.round(np.log(values), 3)))
         if 1 < levels < 4:
-            found.append(
-                f"{name} takes only {levels} values: coefficient, exponent and floor are hard to tell apart"
-            )
+            found.append(f"{name} takes only {levels} values: coefficient, exponent and floor are hard to tell apart")
     return found
 
 
@@ -98,28 +95,21 @@ def _duplicates(points: Points) -> list[str]:
         same = sum(len(set(loss[group == g].tolist())) == 1 for g in np.flatnonzero(counts > 1))
         if same:
             return [
-                f"{same} design points appear more than once with the same loss: copied rows count as "
-                "evidence twice"
+                f"{same} design points appear more than once with the same loss: copied rows count as evidence twice"
             ]
     if "seed" in points or "run" in points or "cluster" in points:
         return []
-    return [
-        f"{repeated} design points appear more than once: give a seed, run or cluster column if they are "
-        "repeats"
-    ]
+    return [f"{repeated} design points appear more than once: give a seed, run or cluster column if they are repeats"]
 
 
 def _clusters(points: Points) -> list[str]:
     index, name = points.clusters()
     count = int(index.max()) + 1
     if count < 3:
-        return [
-            f"the rows form {count} cluster(s) by {name}: no interval can be given (at least 3 are needed)"
-        ]
+        return [f"the rows form {count} cluster(s) by {name}: no interval can be given (at least 3 are needed)"]
     if count < 10:
         return [
-            f"only {count} clusters by {name}: intervals are widened by Student's t with {count - 1} "
-            "degrees of freedom"
+            f"only {count} clusters by {name}: intervals are widened by Student's t with {count - 1} degrees of freedom"
         ]
     return []
 
@@ -130,17 +120,12 @@ def _units(points: Points) -> list[str]:
     if n is not None and d is not None:
         ratio = float(np.median(d) / np.median(n))
         if ratio < 1e-2:
-            found.append(
-                f"tokens per parameter have a median of {ratio:.2g}: are D in billions and N in units?"
-            )
+            found.append(f"tokens per parameter have a median of {ratio:.2g}: are D in billions and N in units?")
         if ratio > 1e6:
-            found.append(
-                f"tokens per parameter have a median of {ratio:.2g}: are N in millions and D in units?"
-            )
+            found.append(f"tokens per parameter have a median of {ratio:.2g}: are N in millions and D in units?")
     if n is not None and np.median(n) < 1e3:
         found.append(
-            f"N has a median of {np.median(n):.3g}: parameters are expected in units, not millions or "
-            "billions"
+            f"N has a median of {np.median(n):.3g}: parameters are expected in units, not millions or billions"
         )
     if loss is not None and np.median(loss) > 20:
         found.append(f"loss has a median of {np.median(loss):.3g}: is it a perplexity or a sum over tokens?")
@@ -157,10 +142,7 @@ def _compute(points: Points) -> list[str]:
         return []
     middle = float(np.median(ratio))
     if not 1.5 < middle < 60:
-        return [
-            f"C / (N D) has a median of {middle:.3g}, where counted training FLOPs give about 6: check the "
-            "units"
-        ]
+        return [f"C / (N D) has a median of {middle:.3g}, where counted training FLOPs give about 6: check the units"]
     return []
 
 
@@ -221,7 +203,5 @@ def without_embeddings(points: Points) -> Points:
     rest = points.column("N") - points.column("vocab") * points.column("d_model")
     if np.any(rest <= 0):
         row = int(np.argmax(rest <= 0))
-        raise LawError(
-            f"row {row}: N is not larger than vocab x d_model, so it does not count the embeddings"
-        )
+        raise LawError(f"row {row}: N is not larger than vocab x d_model, so it does not count the embeddings")
     return points.with_columns(N=rest)

@@ -51,9 +51,7 @@ def diagnose(fit: Fit) -> Diagnosis:
     _, hessian = model.pull(state, -weight * slope, weight * curvature)
     _, information = model.pull(state, -weight * slope, weight * np.ones_like(r), curved=False)
     active = _active(fit)
-    moving = np.array(
-        [free and name not in active for free, name in zip(problem.free, fit.form.names, strict=True)]
-    )
+    moving = np.array([free and name not in active for free, name in zip(problem.free, fit.form.names, strict=True)])
     covariance = _covariance(fit, information[0], moving)
     centred, natural = np.sqrt(np.diag(covariance)), _natural_errors(fit, covariance)
     kept = [i for i in range(len(moving)) if moving[i]]
@@ -77,9 +75,7 @@ def _active(fit: Fit) -> dict[str, str]:
         if not problem.free[index]:
             continue
         if fit.theta[index] <= problem.lower[index] + 1e-9:
-            found[q.name] = (
-                "goes to zero" if q.positive or problem.lower[index] == 0 else "at its lower bound"
-            )
+            found[q.name] = "goes to zero" if q.positive or problem.lower[index] == 0 else "at its lower bound"
         elif fit.theta[index] >= problem.upper[index] - 1e-9:
             found[q.name] = "at its upper bound"
     return found
@@ -137,9 +133,7 @@ def _identification(
             loose.append(f"{name} (known only within a factor {np.exp(min(errors[name], 50.0)):.2g})")
         elif q.role == "exponent" and error > max(0.25, 0.75 * abs(values[name])):
             loose.append(f"{name} ({values[name]:.3g} with an error of about {error:.2g})")
-    reasons = [
-        f"{name} spans only {span:.2f} decades" for name, span in decades.items() if span < NARROW_DECADES
-    ]
+    reasons = [f"{name} spans only {span:.2f} decades" for name, span in decades.items() if span < NARROW_DECADES]
     distinct = {fit.problem.columns[v]: len(np.unique(np.round(x, 9))) for v, x in fit.problem.logs.items()}
     reasons += [f"{name} takes only {count} values" for name, count in distinct.items() if count < 4]
     if not loose:
@@ -175,8 +169,7 @@ def report(fit: Fit) -> str:
     lines = [
         f"law        {fit.form.name}: {fit.form.formula}",
         f"source     {fit.form.source}",
-        f"rows       {len(fit.points)}; "
-        f"{', '.join(f'{k} over {v:.2f} decades' for k, v in d.decades.items())}",
+        f"rows       {len(fit.points)}; {', '.join(f'{k} over {v:.2f} decades' for k, v in d.decades.items())}",
         f"objective  {fit.objective:.12g} (sum of {fit.loss.kind}, delta {fit.loss.delta:g}); "
         f"rmse {fit.rmse:.5f}; {d.inside:.0%} of rows inside delta",
         f"solver     {'converged' if fit.converged else 'NOT CONVERGED'}, relative gradient "

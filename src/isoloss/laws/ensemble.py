@@ -11,6 +11,7 @@ import numpy as np
 from isoloss.laws.bootstrap import Interval
 from isoloss.laws.errors import LawError
 from isoloss.laws.fitting import Fit, fit
+from isoloss.laws.form import Form
 from isoloss.laws.points import Points
 
 Answer = Callable[[Fit], float]
@@ -33,7 +34,7 @@ class Ensemble:
 
 def ensemble(
     points: Points,
-    law: str,
+    law: str | Form,
     answer: Answer,
     alternatives: Sequence[str] = (),
     *,
@@ -49,7 +50,7 @@ def ensemble(
     fitted is listed with its reason.
     """
     first = fit(points, law, **options)
-    variations: dict[str, tuple[Points, str, Mapping[str, Any]]] = {}
+    variations: dict[str, tuple[Points, str | Form, Mapping[str, Any]]] = {}
     for other in alternatives:
         variations[f"law {other}"] = (points, other, options)
     for delta in deltas:

@@ -126,9 +126,7 @@ def _clean(x: Array, y: Array) -> tuple[Array, Array]:
 
 def _origins(lx: Array) -> list[int]:
     """Numbers of rows before each earlier cut-off, ascending."""
-    ends = sorted(
-        {int(np.searchsorted(lx, lx[-1] - np.log(ratio) + 1e-9, side="right")) for ratio in ORIGINS}
-    )
+    ends = sorted({int(np.searchsorted(lx, lx[-1] - np.log(ratio) + 1e-9, side="right")) for ratio in ORIGINS})
     usable = [end for end in ends if FEWEST <= end < len(lx)]
     return usable or [len(lx) - 1]
 

@@ -86,15 +86,11 @@ class Fit:
         for variable, column in self.problem.columns.items():
             name = column if column in columns else variable
             if name not in columns and name == "M" and {"N", "D"} <= set(columns):
-                found[variable] = np.asarray(columns["D"], dtype=float) / np.asarray(
-                    columns["N"], dtype=float
-                )
+                found[variable] = np.asarray(columns["D"], dtype=float) / np.asarray(columns["N"], dtype=float)
                 continue
             if name not in columns:
                 need = ", ".join(self.problem.columns.values())
-                raise LawError(
-                    f"law {self.form.name!r} predicts from {need}; given: {', '.join(columns) or 'nothing'}"
-                )
+                raise LawError(f"law {self.form.name!r} predicts from {need}; given: {', '.join(columns) or 'nothing'}")
             found[variable] = np.asarray(columns[name], dtype=float)
         return found
 
@@ -214,9 +210,7 @@ def fit(
     if start is not None:
         first = np.concatenate([first, to_theta(form, problem.centred({**start, **(fixed or {})}))[None, :]])
     if not len(first):
-        raise LawError(
-            f"law {form.name!r} offers no start: give start={{...}} or define guesses() in the form"
-        )
+        raise LawError(f"law {form.name!r} offers no start: give start={{...}} or define guesses() in the form")
     result = solve(points, problem, objective, first, cluster)
     result.response, result.weighted = y, weighted
     result.warnings = account(result)
@@ -230,9 +224,7 @@ def account(result: Fit) -> list[str]:
         found.append(f"the solver stopped before its tolerance (relative gradient {result.gradient:.1e})")
     rivals = [m for m in result.minima[1:] if m.objective <= 1.02 * result.objective]
     if rivals:
-        found.append(
-            f"{len(rivals)} other minima lie within 2 % of the best objective: compare their parameters"
-        )
+        found.append(f"{len(rivals)} other minima lie within 2 % of the best objective: compare their parameters")
     if result.diagnosis.not_identified:
         found.append(result.diagnosis.not_identified)
     return found
@@ -353,8 +345,6 @@ def evaluate(
 
     form = get_form(law) if isinstance(law, str) else law
     problem = make_problem(points, form, x, y, None, weighted)
-    predicted = form.predict(
-        parameters, {v: points.numbers(c) for v, c in variable_columns(form, x, points).items()}
-    )
+    predicted = form.predict(parameters, {v: points.numbers(c) for v, c in variable_columns(form, x, points).items()})
     residual = problem.y - form.to_space(predicted)
     return float(np.sum(problem.weight * Objective(loss, delta).rho(residual)))

@@ -51,9 +51,7 @@ class Parameter:
         )
 
 
-def coefficient(
-    name: str, dimension: Mapping[str, float | str] | None = None, meaning: str = ""
-) -> Parameter:
+def coefficient(name: str, dimension: Mapping[str, float | str] | None = None, meaning: str = "") -> Parameter:
     """A positive coefficient, fitted as its logarithm."""
     return Parameter(name, dimension=dimension or {}, meaning=meaning)
 
@@ -125,9 +123,7 @@ class Form:
         for name, values in columns.items():
             if np.any(values <= 0):
                 row = int(np.argmax(values <= 0))
-                raise LawError(
-                    f"law {self.name!r} takes the logarithm of {name}; row {row} holds {values[row]:g}"
-                )
+                raise LawError(f"law {self.name!r} takes the logarithm of {name}; row {row} holds {values[row]:g}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -182,9 +178,7 @@ class SumOfPowers(Form):
             exponent_sum: Any = 0.0
             for variable, power in term.powers.items():
                 sign, name = split_power(power)
-                exponent_sum = (
-                    exponent_sum + (sign if name is None else sign * p[name]) * v[f"log_{variable}"]
-                )
+                exponent_sum = exponent_sum + (sign if name is None else sign * p[name]) * v[f"log_{variable}"]
             columns[term.coefficient] = np.exp(exponent_sum)
         return Basis(columns)
 

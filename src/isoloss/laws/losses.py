@@ -77,9 +77,5 @@ class Objective:
             return [self]
         last = L1_DELTA if self.kind == "l1" else self.delta
         kind = "huber" if self.kind == "l1" else self.kind
-        widths = [
-            width
-            for width in (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
-            if width > 1.5 * last
-        ]
+        widths = [width for width in (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8) if width > 1.5 * last]
         return [Objective(kind, width, self.tau) for width in [*widths, last]]

@@ -136,9 +136,7 @@ class Points:
         shared = [name for name in self.columns if name in other.columns]
         return Points(**{name: list(self.columns[name]) + list(other.columns[name]) for name in shared})
 
-    def clusters(
-        self, by: str | Callable[[Points], Any] | Sequence[Any] | None = None
-    ) -> tuple[np.ndarray, str]:
+    def clusters(self, by: str | Callable[[Points], Any] | Sequence[Any] | None = None) -> tuple[np.ndarray, str]:
         """Cluster index per row and the name of what was used.
 
         Order of choice: `by` (a column, a function or labels), else the `cluster` column, else `run`, else

@@ -52,10 +52,7 @@ class Problem:
     def centred(self, values: Mapping[str, Any]) -> dict[str, float]:
         """Natural values in units where every variable has geometric mean one."""
         theta = from_natural(self.form, values, self.centre)
-        return {
-            q.name: float(np.exp(t) if q.positive else t)
-            for q, t in zip(self.form.parameters, theta, strict=True)
-        }
+        return {q.name: float(np.exp(t) if q.positive else t) for q, t in zip(self.form.parameters, theta, strict=True)}
 
 
 def make_problem(
@@ -72,14 +69,10 @@ def make_problem(
     raw = {variable: points.numbers(column) for variable, column in columns.items()}
     observed = points.numbers(response)
     weight = points.numbers("weight") if weighted and "weight" in points else np.ones(len(points))
-    _check_rows(
-        form, {**{columns[v]: values for v, values in raw.items()}, response: observed, "weight": weight}
-    )
+    _check_rows(form, {**{columns[v]: values for v, values in raw.items()}, response: observed, "weight": weight})
     if form.space == "log" and np.any(observed <= 0):
         row = int(np.argmax(observed <= 0))
-        raise LawError(
-            f"column {response!r}, row {row}: {observed[row]:g} is not positive, so it has no logarithm"
-        )
+        raise LawError(f"column {response!r}, row {row}: {observed[row]:g} is not positive, so it has no logarithm")
     if form.space == "logit" and np.any((observed <= 0) | (observed >= 1)):
         raise LawError(f"column {response!r}: law {form.name!r} takes shares strictly between 0 and 1")
     form.check(raw)
@@ -89,9 +82,7 @@ def make_problem(
             raise unknown(f"parameter (of law {form.name!r})", name, form.names)
     free_count = len(form.parameters) - len(fixed)
     if len(points) < free_count:
-        raise LawError(
-            f"law {form.name!r} has {free_count} free parameters but the table has {len(points)} rows"
-        )
+        raise LawError(f"law {form.name!r} has {free_count} free parameters but the table has {len(points)} rows")
     _check_spread(form, raw, columns, fixed)
     centre = _centres(form, raw, fixed)
     logs = {name: np.log(values) - centre[name] for name, values in raw.items()}
@@ -148,9 +139,7 @@ def _check_rows(form: Form, columns: Mapping[str, Array]) -> None:
         raise LawError("column 'weight': weights must be non-negative and not all zero")
 
 
-def _check_spread(
-    form: Form, raw: Mapping[str, Array], columns: Mapping[str, str], fixed: Mapping[str, float]
-) -> None:
+def _check_spread(form: Form, raw: Mapping[str, Array], columns: Mapping[str, str], fixed: Mapping[str, float]) -> None:
     free_exponents = [q for q in form.parameters if q.name not in fixed]
     if not free_exponents:
         return
@@ -165,9 +154,7 @@ def _check_spread(
 
 def _centres(form: Form, raw: Mapping[str, Array], fixed: Mapping[str, float]) -> dict[str, float]:
     """Mean log of each variable; zero where a fixed parameter's unit depends on a free exponent."""
-    centre = {
-        name: float(np.mean(np.log(values))) if form.centre_logs else 0.0 for name, values in raw.items()
-    }
+    centre = {name: float(np.mean(np.log(values))) if form.centre_logs else 0.0 for name, values in raw.items()}
     for variable, other in form.same_unit.items():
         if variable in centre and other in centre:
             centre[variable] = centre[other]

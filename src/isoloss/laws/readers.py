@@ -44,9 +44,7 @@ def read_columns(path: Path, renames: Mapping[str, str]) -> dict[str, list[Any]]
         if ours in renames:
             continue
         exact = [header for header in table if header == ours and header not in taken]
-        found = exact or [
-            header for header in table if header.strip().lower() in aliases and header not in taken
-        ]
+        found = exact or [header for header in table if header.strip().lower() in aliases and header not in taken]
         if found:
             taken[found[0]] = ours
     return {taken.get(header, header): values for header, values in table.items()}
@@ -62,9 +60,7 @@ def _read(path: Path) -> dict[str, list[Any]]:
         import polars
 
         return {name: values for name, values in polars.read_parquet(path).to_dict(as_series=False).items()}
-    raise LawError(
-        f"{path}: cannot read {suffix or 'a file without suffix'}; allowed: .csv .tsv .jsonl .parquet"
-    )
+    raise LawError(f"{path}: cannot read {suffix or 'a file without suffix'}; allowed: .csv .tsv .jsonl .parquet")
 
 
 def _read_csv(path: Path, delimiter: str) -> dict[str, list[Any]]:

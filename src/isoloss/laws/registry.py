@@ -52,9 +52,7 @@ def get_form(name: str) -> Form:
     if name in FORMS:
         return FORMS[name]
     if name.startswith("additive:"):
-        return additive.Additive(
-            *[part.strip() for part in name.removeprefix("additive:").split(",") if part.strip()]
-        )
+        return additive.Additive(*[part.strip() for part in name.removeprefix("additive:").split(",") if part.strip()])
     if name.startswith("bnsl-"):
         count = name.removeprefix("bnsl-")
         if not count.isdigit() or not 1 <= int(count) <= 5:

@@ -56,10 +56,7 @@ def line(x: Array, y: Array) -> tuple[float, float]:
 def to_theta(form: Form, values: Mapping[str, Any]) -> Array:
     """Fitted coordinates (logarithms where positive) of natural values."""
     return np.array(
-        [
-            np.log(max(values[q.name], 1e-300)) if q.positive else float(values[q.name])
-            for q in form.parameters
-        ]
+        [np.log(max(values[q.name], 1e-300)) if q.positive else float(values[q.name]) for q in form.parameters]
     )
 
 

@@ -47,9 +47,7 @@ class Holdout:
         return {name: getattr(self, name) for name in names} | {"fitted_rows": len(self.fit.points)}
 
 
-def split(
-    points: Points, by: str, top: float | None = None, above: float | None = None
-) -> tuple[Array, float]:
+def split(points: Points, by: str, top: float | None = None, above: float | None = None) -> tuple[Array, float]:
     """Mask of the held-out rows and the threshold they exceed.
 
     above: hold out rows whose `by` is larger. top: share of the distinct scales of `by` to hold out (default
@@ -214,9 +212,7 @@ def rolling_origin(
             reason = str(error)
             continue
         rest = points.where(~inside)
-        error_there = form.to_space(np.atleast_1d(early.predict(rest))) - form.to_space(
-            _response(early, rest)
-        )
+        error_there = form.to_space(np.atleast_1d(early.predict(rest))) - form.to_space(_response(early, rest))
         if np.isfinite(error_there).all():
             distance = np.log(values[~inside] / values[inside].max())
             found.append(Origin(float(values[inside].max()), distance, error_there))

@@ -70,9 +70,7 @@ class Average:
         """Restore what `state_dict` returned. Raises ValueError if it came from other settings."""
         for name, own in self.state_dict().items():
             if name in self._settings and _integer(state, name) != own:
-                raise self._wrong(
-                    f"the state has {name} = {state.get(name)}; allowed: {own}, as this observer has"
-                )
+                raise self._wrong(f"the state has {name} = {state.get(name)}; allowed: {own}, as this observer has")
         self.first, self.update = _integer(state, "first"), _integer(state, "update")
         self._like = _series(state, "like")
 
@@ -143,9 +141,7 @@ class WindowAverage(Average):
         if length % self.block or not 0 < length <= self.length:
             raise self._wrong(f"length is {length}; allowed: multiples of {self.block} up to {self.length}")
         if not self.update or self.update % self.block:
-            raise self._wrong(
-                f"read at update {self.update}; allowed: multiples of the block of {self.block}"
-            )
+            raise self._wrong(f"read at update {self.update}; allowed: multiples of the block of {self.block}")
         blocks = self._blocks[-(length // self.block) :]
         if len(blocks) * self.block < (min(length, self.update) if self._from_start() else length):
             raise self._wrong(
@@ -153,9 +149,7 @@ class WindowAverage(Average):
                 f"begins at {self.update - length + 1}"
             )
         samples = len(blocks) * (self.block // self.every)
-        sums = [
-            torch.stack(parts).sum(0) if len(parts) > 1 else parts[0] for parts in zip(*blocks, strict=True)
-        ]
+        sums = [torch.stack(parts).sum(0) if len(parts) > 1 else parts[0] for parts in zip(*blocks, strict=True)]
         return self._as_observed([total / samples for total in sums])
 
     def state_dict(self) -> State:

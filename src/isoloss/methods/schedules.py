@@ -99,9 +99,7 @@ def decay(update: int, length: int, *, shape: str | Form = "linear", final: floa
         raise ValueError(f"decay: final is {final!r}; allowed: 0 to 1, a fraction of the peak")
     form = FORMS.get(shape) if isinstance(shape, str) else shape
     if form is None:
-        raise ValueError(
-            f"decay: unknown shape {shape!r}; allowed: {', '.join(DECAYS)}{nearest(str(shape), DECAYS)}"
-        )
+        raise ValueError(f"decay: unknown shape {shape!r}; allowed: {', '.join(DECAYS)}{nearest(str(shape), DECAYS)}")
     return final + (1.0 - final) * form(x)
 
 
@@ -154,8 +152,7 @@ def multiplier(
         _at_least("length of the cooldown", length, 1)
         if shape in DECAYS or callable(shape):
             raise ValueError(
-                f"multiplier: shape {shape!r} already decays; "
-                "a cooldown follows constant, inverse_sqrt or steps"
+                f"multiplier: shape {shape!r} already decays; a cooldown follows constant, inverse_sqrt or steps"
             )
     if warmup + length > total:
         raise ValueError(
@@ -199,9 +196,7 @@ def _body(
     if shape == "steps":
         return steps(update, drops)
     if isinstance(shape, str) and shape not in SHAPES:
-        raise ValueError(
-            f"multiplier: unknown shape {shape!r}; allowed: {', '.join(SHAPES)}{nearest(shape, SHAPES)}"
-        )
+        raise ValueError(f"multiplier: unknown shape {shape!r}; allowed: {', '.join(SHAPES)}{nearest(shape, SHAPES)}")
     return decay(update - warmup, max(end - warmup, 1), shape=shape, final=final)
 
 

@@ -103,9 +103,7 @@ def _config(spec: Mapping[str, Any], vocabulary: int, context: int) -> GPTConfig
             f"{nearest(str(family), FAMILIES)}"
         )
     config: type[Any] = FAMILIES[family]
-    made: GPTConfig | MLPConfig = configure(
-        config, family, _options(spec), vocabulary=vocabulary, context=context
-    )
+    made: GPTConfig | MLPConfig = configure(config, family, _options(spec), vocabulary=vocabulary, context=context)
     return made
 
 
@@ -113,9 +111,7 @@ def _options(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in spec.items() if k not in ("family", "name", "version") and v is not None}
 
 
-def _custom(
-    spec: Mapping[str, Any], vocabulary: int, context: int
-) -> tuple[Callable[..., Any], dict[str, Any]]:
+def _custom(spec: Mapping[str, Any], vocabulary: int, context: int) -> tuple[Callable[..., Any], dict[str, Any]]:
     name = spec["name"]
     target = load(name)
     if not callable(target):

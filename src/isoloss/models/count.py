@@ -9,9 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from isoloss.models.facts import ModelFacts
 
 
-def count(
-    model: torch.nn.Module, *, vocabulary: int, context: int, inputs: torch.Tensor | None = None
-) -> ModelFacts:
+def count(model: torch.nn.Module, *, vocabulary: int, context: int, inputs: torch.Tensor | None = None) -> ModelFacts:
     """Count parameters by kind and the forward FLOPs of one sequence, on the model's own device (best: meta).
 
     Tables of `nn.Embedding` are the embedding; a two-dimensional weight with `vocabulary` rows is the head;

@@ -61,9 +61,7 @@ class AttentionBranch(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # noqa: PLR0917 - autograd functions take positions
-        ctx: Any, x: Tensor, gain: Tensor, weight: Tensor, out: Tensor, tables: Tables, B: int
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gain: Tensor, weight: Tensor, out: Tensor, tables: Tables, B: int) -> Tensor:
         d, N = x.shape
         cos, sin, mask = tables
         half, T = cos.shape
@@ -90,9 +88,7 @@ class AttentionBranch(torch.autograd.Function):
             mixed = torch.bmm(v, P.transpose(1, 2))
         mixed = mixed.view(B, heads[1], -1, T)
         o = x.new_empty(d, N)
-        torch.div(
-            mixed[:, :, :-1], mixed[:, :, -1:], out=o.view(heads[1], 2 * half, B, T).permute(2, 0, 1, 3)
-        )
+        torch.div(mixed[:, :, :-1], mixed[:, :, -1:], out=o.view(heads[1], 2 * half, B, T).permute(2, 0, 1, 3))
         ctx.save_for_backward(gain, weight, out, folded, y, r, q, k, v, P, o, mixed, cos, sin)
         return torch.addmm(x, out, o)
 
@@ -136,9 +132,7 @@ class FeedForwardBranch(torch.autograd.Function):
     """x + down(silu(gate) value), or x + down(gelu(h)), with h = [gate; value] = W diag(gain) x / rms(x)."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917
-        ctx: Any, x: Tensor, gain: Tensor, weight: Tensor, down: Tensor, gated: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gain: Tensor, weight: Tensor, down: Tensor, gated: bool) -> Tensor:
         y, r = _normalise(x)
         folded = _fold(weight, gain, x.shape[0] ** 0.5)
         h = folded @ y

@@ -36,9 +36,7 @@ class GPTConfig:
     def __post_init__(self) -> None:
         _positive("gpt", self, "vocabulary", "context", "width", "depth", "head_size")
         if self.head_size % 2:
-            raise ValueError(
-                f"gpt: head_size is {self.head_size}; rotary positions turn pairs, so it must be even"
-            )
+            raise ValueError(f"gpt: head_size is {self.head_size}; rotary positions turn pairs, so it must be even")
         if self.width % self.head_size:
             raise ValueError(
                 f"gpt: width {self.width} is no multiple of head_size {self.head_size}; "
@@ -46,8 +44,7 @@ class GPTConfig:
             )
         if self.mlp not in MLP_KINDS:
             raise ValueError(
-                f"gpt: mlp is {self.mlp!r}; allowed: {', '.join(MLP_KINDS)}"
-                f"{nearest(str(self.mlp), MLP_KINDS)}"
+                f"gpt: mlp is {self.mlp!r}; allowed: {', '.join(MLP_KINDS)}{nearest(str(self.mlp), MLP_KINDS)}"
             )
         ratio = self.mlp_ratio
         if ratio is not None and not (isinstance(ratio, int | float) and 0 < ratio <= 64):
@@ -112,9 +109,7 @@ class MLPConfig:
         )
 
 
-def configure(
-    config: type[C], family: str, options: Mapping[str, Any], *, vocabulary: int, context: int
-) -> C:
+def configure(config: type[C], family: str, options: Mapping[str, Any], *, vocabulary: int, context: int) -> C:
     """Build a config from a study's options; an unknown or missing option is a ValueError that names it."""
     allowed = [f.name for f in fields(config) if f.name not in ("vocabulary", "context")]
     for name in options:

@@ -208,7 +208,7 @@ def _choose(trials: Sequence[Trial]) -> list[Choice]:
 
 
 def _lr(cell: Cell, lowering: Lowering, choices: Sequence[Choice]) -> tuple[float, str, bool]:
-    """The cell's learning rate: given, tuned at its size, or log-linear in N between (nearest beyond) the tuned sizes."""
+    """The cell's learning rate: given, tuned at its size, or log-linear in N between the tuned sizes (nearest beyond)."""
     given = cell.config["training"]["optimizer"]["lr"]
     if given != "tuned":
         return float(given), "given", False
@@ -216,7 +216,9 @@ def _lr(cell: Cell, lowering: Lowering, choices: Sequence[Choice]) -> tuple[floa
     durations = {c.point.get("duration") for c in mine}
     if len(durations) > 1:
         mine = [c for c in mine if c.point.get("duration") == cell.coordinates.get("duration")] or mine
-    own = [c for c in mine if all(cell.coordinates[k] == v for k, v in c.point.items() if k not in ("seed", "duration"))]
+    own = [
+        c for c in mine if all(cell.coordinates[k] == v for k, v in c.point.items() if k not in ("seed", "duration"))
+    ]
     if own:
         return own[0].lr, "tuned", own[0].edge
     N = lowering(cell.config, 1.0, where=name_of(cell)).facts.N
@@ -228,8 +230,8 @@ def _lr(cell: Cell, lowering: Lowering, choices: Sequence[Choice]) -> tuple[floa
     edge = any(c.edge for c in mine)
     if N in by_size:
         return _rounded(math.exp(logs[sizes.index(N)])), "tuned", edge
-    if N <= sizes[0] or N >= sizes[-1]:
-        return _rounded(math.exp(logs[0] if N <= sizes[0] else logs[-1])), "nearest", edge
+    if sizes[0] >= N or sizes[-1] <= N:
+        return _rounded(math.exp(logs[0] if sizes[0] >= N else logs[-1])), "nearest", edge
     above = next(i for i, n in enumerate(sizes) if n > N)
     share = math.log(N / sizes[above - 1]) / math.log(sizes[above] / sizes[above - 1])
     return _rounded(math.exp(logs[above - 1] + share * (logs[above] - logs[above - 1]))), "between", edge

@@ -130,13 +130,14 @@ class Lowering:
 
     def _placed(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
         """Relative paths of data (and of a tokenizer file) made absolute; paths never enter a key."""
-        if self.base is None:
+        base = self.base
+        if base is None:
             return spec
 
         def place(value: Any) -> Any:
             if isinstance(value, list):
                 return [place(item) for item in value]
-            return str(self.base / Path(value).expanduser()) if isinstance(value, str) else value
+            return str(base / Path(value).expanduser()) if isinstance(value, str) else value
 
         found = {**spec, **{name: place(spec[name]) for name in ("path", "validation") if spec.get(name)}}
         if spec.get("tokenizer") not in (None, "bytes"):
@@ -262,7 +263,9 @@ def _points(
     if evaluation["every"]:
         every = max(1, updates(evaluation["every"], "evaluation.every"))
         moments |= set(range(every, total, every))
-    found = {at: (Measure("loss", "B", amount),) for at in sorted(moments) if 0 < at < total}
+    found: dict[int, tuple[Measure, ...]] = {
+        at: (Measure("loss", "B", amount),) for at in sorted(moments) if 0 < at < total
+    }
     watched = [None, observer] if observer else [None]
     found[total] = tuple(Measure("loss", part, amount, w) for w in watched for part in PARTS)
     return found
@@ -309,9 +312,7 @@ def _batch(text: str, per_sample: int) -> int:
     return count // per_sample
 
 
-def _updates(
-    quantity: Quantity, batch: int, per_sample: int, blocks: int, facts: models.ModelFacts, name: str
-) -> int:
+def _updates(quantity: Quantity, batch: int, per_sample: int, blocks: int, facts: models.ModelFacts, name: str) -> int:
     """Updates in a duration; fractions are rounded to the nearest update."""
     if quantity.unit == "updates":
         return quantity.count

@@ -100,9 +100,7 @@ def _blocked(nodes: Sequence[Node], known: Mapping[str, Stretch]) -> set[str]:
     return found
 
 
-def _segments(
-    node: Node, stretch: Stretch, lacking: Mapping[int, tuple[Measure, ...]], forks: set[int]
-) -> list[Work]:
+def _segments(node: Node, stretch: Stretch, lacking: Mapping[int, tuple[Measure, ...]], forks: set[int]) -> list[Work]:
     spans: list[list[int]] = []
     for target in sorted({*lacking, *forks}):
         begin = _begin(target, lacking.get(target, ()), stretch)
@@ -132,9 +130,7 @@ def _serves(begin: int, target: int, measures: Sequence[Measure], stretch: Stret
     return True
 
 
-def _work(
-    node: Node, stretch: Stretch, begin: int, end: int, lacking: Mapping[int, tuple[Measure, ...]]
-) -> Work:
+def _work(node: Node, stretch: Stretch, begin: int, end: int, lacking: Mapping[int, tuple[Measure, ...]]) -> Work:
     inside = range(begin - begin % node.piece + node.piece, end, node.piece)
     saves = {*inside, end, *(o for o in node.pinned if begin < o <= end)}
     measures = {o: ms for o, ms in lacking.items() if begin <= o <= end}

@@ -69,7 +69,9 @@ class Summary:
             "speed": "measured" if self.measured_speed else "rough",
             "workers": self.workers,
             "tuned": self.stage.complete,
-            "sizes": [{"N": n, "N_total": total, "runs": runs, "flops_per_update": f} for n, total, runs, f in self.sizes],
+            "sizes": [
+                {"N": n, "N_total": total, "runs": runs, "flops_per_update": f} for n, total, runs, f in self.sizes
+            ],
         }
 
     def table(self) -> RenderableType:
@@ -199,13 +201,13 @@ def on_path(study: Study) -> Iterator[None]:
     """Modules beside the study file and in the working folder can be named in it."""
     folder = folder_of(study)
     folders = [str(folder)] if folder else []
-    added = [folder for folder in (*folders, os.getcwd()) if folder not in sys.path]
+    added = [place for place in (*folders, os.getcwd()) if place not in sys.path]
     sys.path[:0] = added
     try:
         yield
     finally:
-        for folder in added:
-            sys.path.remove(folder)
+        for place in added:
+            sys.path.remove(place)
 
 
 def _time(seconds: float) -> str:

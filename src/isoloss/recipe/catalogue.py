@@ -74,9 +74,7 @@ class Entry:
 
 _LR = Option("lr", "number", REQUIRED, 0, 100, open_low=True, summary="peak learning rate")
 _EVERY = Option("every", "duration", "1 update", summary="distance between samples")
-_TOKENIZER = Option(
-    "tokenizer", "text", "bytes", summary="`bytes`, or the path of a Hugging Face tokenizer.json"
-)
+_TOKENIZER = Option("tokenizer", "text", "bytes", summary="`bytes`, or the path of a Hugging Face tokenizer.json")
 _VALIDATION = Option("validation", "paths", None, summary="files to validate on; null: a part is held out")
 _HOLDOUT = Option("holdout", "number", 0.1, 0.001, 0.5, summary="share that is held out for validation")
 _FINAL = Option("final", "number", 0.0, 0, 1, summary="fraction of the peak at the end")
@@ -106,9 +104,7 @@ _ENTRIES = (
         (
             _WIDTH,
             _DEPTH,
-            Option(
-                "head_size", "integer", 16, 2, 1_024, summary="size of a head; even, and divides the width"
-            ),
+            Option("head_size", "integer", 16, 2, 1_024, summary="size of a head; even, and divides the width"),
             Option("mlp", "word", "swiglu", choices=("swiglu", "gelu"), summary="feed-forward kind"),
             Option(
                 "mlp_ratio",
@@ -252,9 +248,7 @@ _ENTRIES = (
                 open_high=True,
                 summary="decay of the first and second moment",
             ),
-            Option(
-                "eps", "number", 1e-8, 0, 1, open_low=True, summary="added to the root of the second moment"
-            ),
+            Option("eps", "number", 1e-8, 0, 1, open_low=True, summary="added to the root of the second moment"),
             Option(
                 "weight_decay",
                 "number",
@@ -274,15 +268,11 @@ _ENTRIES = (
         (
             _LR,
             Option("momentum", "number", 0.9, 0, 1, open_high=True, summary="decay of the velocity"),
-            Option(
-                "nesterov", "boolean", True, summary="look ahead along the velocity; needs momentum above 0"
-            ),
+            Option("nesterov", "boolean", True, summary="look ahead along the velocity; needs momentum above 0"),
             Option("weight_decay", "number", 0.0, 0, 10, summary="added to the gradient, times the weights"),
         ),
     ),
-    Entry(
-        "constant", "schedule", "the peak, held", "isoloss.methods.schedules:multiplier", 1, (), ("trunk",)
-    ),
+    Entry("constant", "schedule", "the peak, held", "isoloss.methods.schedules:multiplier", 1, (), ("trunk",)),
     _decay("linear", "1 - x"),
     _decay("cosine", "(1 + cos(pi x)) / 2"),
     _decay("one_minus_sqrt", "1 - sqrt(x)"),
@@ -331,9 +321,7 @@ _ENTRIES = (
         "isoloss.methods.averages:EMA",
         1,
         (
-            Option(
-                "decay", "number", REQUIRED, 0, 1, open_low=True, open_high=True, summary="weight of the past"
-            ),
+            Option("decay", "number", REQUIRED, 0, 1, open_low=True, open_high=True, summary="weight of the past"),
             _EVERY,
         ),
     ),
@@ -390,7 +378,5 @@ def get(kind: str, name: str) -> Entry:
     """The entry of that name; StudyError with the allowed names and the nearest one."""
     entries = _BY_KIND[kind]
     if name not in entries:
-        raise StudyError(
-            f"{kind}: found {name!r}; allowed: {', '.join(entries)}{nearest(str(name), entries)}"
-        )
+        raise StudyError(f"{kind}: found {name!r}; allowed: {', '.join(entries)}{nearest(str(name), entries)}")
     return entries[name]

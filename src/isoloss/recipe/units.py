@@ -62,9 +62,7 @@ class Quantity:
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
-            raise ValueError(
-                f"found unit {self.unit!r}; allowed: {_listed(UNITS)}{_suggest(self.unit, UNITS)}"
-            )
+            raise ValueError(f"found unit {self.unit!r}; allowed: {_listed(UNITS)}{_suggest(self.unit, UNITS)}")
         value = float(self.value) * _MULTIPLES.get(self.unit, 1)
         unit = "bytes" if self.unit in _MULTIPLES else self.unit
         if not (math.isfinite(value) and 0 <= value <= _LARGEST):

@@ -119,13 +119,9 @@ def _bar(measure: str, found: Json, style: Style, span: Span) -> Markup:
     if found["ratio"] is None:
         return Markup("")
     middle = BAR_HEIGHT / 2
-    label = (
-        f"{measure}: {formats.ratio(found['ratio'])} {formats.interval(found['low'], found['high'])}".strip()
-    )
+    label = f"{measure}: {formats.ratio(found['ratio'])} {formats.interval(found['low'], found['high'])}".strip()
     parts = [
-        Markup('<line class="one" x1="{0:.1f}" x2="{0:.1f}" y1="1" y2="{1}"/>').format(
-            _at(1, span), BAR_HEIGHT - 1
-        )
+        Markup('<line class="one" x1="{0:.1f}" x2="{0:.1f}" y1="1" y2="{1}"/>').format(_at(1, span), BAR_HEIGHT - 1)
     ]
     if found["low"] is not None and found["high"] is not None:
         parts.append(
@@ -134,9 +130,7 @@ def _bar(measure: str, found: Json, style: Style, span: Span) -> Markup:
             )
         )
     parts.append(
-        Markup('<circle cx="{:.1f}" cy="{}" r="4.5" fill="{}"/>').format(
-            _at(found["ratio"], span), middle, style.color
-        )
+        Markup('<circle cx="{:.1f}" cy="{}" r="4.5" fill="{}"/>').format(_at(found["ratio"], span), middle, style.color)
     )
     return Markup('<svg class="bar" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         BAR_WIDTH, BAR_HEIGHT, label, Markup("").join(parts)

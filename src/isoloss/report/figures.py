@@ -131,18 +131,12 @@ def _worth(figure: Figure, result: Json, look: dict[str, Style]) -> None:
         _log_ticks(axes.xaxis, "{:g}×".format)
         axes.set_title(f"{measure} at equal loss")
         axes.grid(axis="y", visible=False)
-    panels[0].set_yticks(
-        range(len(answers)), [f"{_short(e['arm'])}, N {formats.short(e['N'])}" for e in answers]
-    )
+    panels[0].set_yticks(range(len(answers)), [f"{_short(e['arm'])}, N {formats.short(e['N'])}" for e in answers])
     panels[0].set_ylim(len(answers) - 0.4, -0.6)
-    panels[1].set_xlabel(
-        f"what {_short(baseline_of(result) or 'the baseline')} needs, over what the arm used"
-    )
+    panels[1].set_xlabel(f"what {_short(baseline_of(result) or 'the baseline')} needs, over what the arm used")
 
 
-def _log_ticks(
-    axis: Axis, name: Callable[[float], str], subs: tuple[float, ...] = (1, 1.5, 2, 3, 5, 7)
-) -> None:
+def _log_ticks(axis: Axis, name: Callable[[float], str], subs: tuple[float, ...] = (1, 1.5, 2, 3, 5, 7)) -> None:
     """Ticks of a logarithmic axis that carry plain numbers, evenly spaced within a threefold range."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -177,13 +171,9 @@ def _curves(figure: Figure, result: Json, look: dict[str, Style]) -> None:
 def _legend(figure: Figure, look: dict[str, Style], arms: list[str]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D([], [], color=look[a].color, marker=look[a].marker, markersize=5, linewidth=1.6) for a in arms
-    ]
+    handles = [Line2D([], [], color=look[a].color, marker=look[a].marker, markersize=5, linewidth=1.6) for a in arms]
     if handles:
-        figure.legend(
-            handles, [_short(arm) for arm in arms], loc="outside upper left", ncols=min(5, len(arms))
-        )
+        figure.legend(handles, [_short(arm) for arm in arms], loc="outside upper left", ncols=min(5, len(arms)))
 
 
 def _short(name: str) -> str:
@@ -203,9 +193,7 @@ def _final(figure: Figure, result: Json, look: dict[str, Style]) -> None:
             markersize=5,
             linewidth=1.4,
         )
-        axes.vlines(
-            [r[0] for r in rows], [r[2] for r in rows], [r[3] for r in rows], color=style.color, linewidth=1
-        )
+        axes.vlines([r[0] for r in rows], [r[2] for r in rows], [r[3] for r in rows], color=style.color, linewidth=1)
     for size in {size for _, size in cells}:
         ends = [rows[-1] for (_, n), rows in cells.items() if n == size]
         _name_size(axes, size, max(end[0] for end in ends), min(end[1] for end in ends))
@@ -253,9 +241,7 @@ def _law(result: Json, law: Json, look: dict[str, Style]) -> Draw:
                     linewidth=1.4,
                 )
             if curve.get("low") and curve.get("high"):
-                axes.fill_between(
-                    curve["x"], curve["low"], curve["high"], color=style.color, alpha=0.15, linewidth=0
-                )
+                axes.fill_between(curve["x"], curve["low"], curve["high"], color=style.color, alpha=0.15, linewidth=0)
             if curve["x"]:
                 _name_size(axes, size, curve["x"][-1], curve["loss"][-1])
         fitted = [run for run in runs if not held & {(run["N"], run["D"]), (None, run["D"])}]
@@ -301,9 +287,7 @@ def _tree(figure: Figure, result: Json, look: dict[str, Style]) -> None:
             parent = begins.get(id(stretch))
             longest = max(longest, edge["end"])
             if edge["reused"]:
-                axes.plot(
-                    [edge["start"], edge["end"]], [y, y], color=RULE, linewidth=9, solid_capstyle="butt"
-                )
+                axes.plot([edge["start"], edge["end"]], [y, y], color=RULE, linewidth=9, solid_capstyle="butt")
             arms = trees.arms_of(edge, look) or [""]
             for index, arm in enumerate(arms):
                 shift = (index - (len(arms) - 1) / 2) * 0.16

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from isoloss.laws import Draws, Fit, Holdout, LawError, optimum
+from isoloss.laws import Draws, Fit, Holdout, LawError, ensemble, optimum
 from isoloss.laws.checklist import checklist
 
 Array = np.ndarray
@@ -16,6 +16,7 @@ Plot = dict[str, Any]
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7f7f7f"
 BAND = "rgba(0,114,178,0.18)"
 PROFILED = 3
+_RIVALS = {("N", "D"): ("chinchilla", "chinchilla-tied"), ("x",): ("m2", "m3")}
 FAN_REACH = 100.0  # how far beyond the largest scale the forecast fan is drawn
 
 
@@ -65,6 +66,7 @@ def render(fit: Fit, draws: Draws | None = None, holdout: Holdout | None = None,
         interval_note=_interval_note(draws),
         figures=figures,
         held_out=_held_out(holdout),
+        choices=_choices(fit),
         sensitivity=_sensitivity(fit),
         checklist=checklist(fit, holdout),
         plots=embed_json(_finite(plots)),
@@ -102,11 +104,49 @@ def _interval_note(draws: Draws | None) -> str:
 
 def _sensitivity(fit: Fit) -> dict[str, Any]:
     names = [*fit.form.names, *fit.form.derived()]
-    rows = [
-        {"label": label, "cells": [f"{row[n]:.6g}" for n in names]}
-        for label, row in fit.sensitivity().items()
-    ]
+    rows = [{"label": label, "cells": [f"{row[n]:.6g}" for n in names]} for label, row in fit.sensitivity().items()]
     return {"names": names, "rows": rows}
+
+
+def _choices(fit: Fit) -> dict[str, Any]:
+    """One forecast, ten times beyond the largest scale, under choices nobody can defend alone."""
+    points, columns = fit.points, list(fit.problem.columns.values())
+    if {"N", "D"} <= set(fit.form.variables):
+        N, D = points.numbers("N"), points.numbers("D")
+        ratio = float(np.median(points.numbers("C") / (N * D))) if "C" in points else 6.0
+        others = {name: float(points.numbers(name).max()) for name in columns if name not in ("N", "D")}
+        budget = 10.0 * float(np.max(ratio * N * D))
+        best = optimum(fit.form, fit.parameters, budget, ratio, **others)
+        place: dict[str, Any] = {"N": float(best["N"]), "D": float(best["D"]), **others}
+    else:
+        place = {name: float(points.numbers(name).max()) for name in columns}
+        place[columns[-1]] *= 10.0
+    options: dict[str, Any] = {"x": fit.x, "y": fit.response, "loss": fit.loss.kind, "weighted": fit.weighted}
+    options |= {"delta": fit.loss.delta, "tau": fit.loss.tau, "cluster": fit.cluster}
+    pinned = {name: fit.parameters[name] for name in fit.problem.fixed}
+    rivals = [] if pinned else [name for name in _RIVALS.get(fit.form.variables, ()) if name != fit.form.name]
+    found = ensemble(
+        points,
+        fit.form,
+        lambda variant: float(np.squeeze(variant.predict(**place))),
+        rivals,
+        by="C" if "C" in points else columns[-1],
+        n=200,
+        fixed=pinned,
+        **options,
+    )
+    low, high = found.range
+    rows = [[label, f"{value:.5g}"] for label, value in found.answers.items()]
+    rows += [[label, f"not fitted: {reason}"] for label, reason in found.failed.items()]
+    sentence = f"From {low:.4g} to {high:.4g} over these choices."
+    if found.statistical is not None:
+        sentence += f" The 90% bootstrap interval of the first is {found.statistical.low:.4g} to "
+        sentence += f"{found.statistical.high:.4g}."
+    return {
+        "place": ", ".join(f"{name} = {value:.3g}" for name, value in place.items()),
+        "rows": rows,
+        "sentence": sentence,
+    }
 
 
 def _held_out(holdout: Holdout | None) -> dict[str, Any] | None:
@@ -171,9 +211,7 @@ def _parity(fit: Fit) -> Plot:
     observed = fit.form.from_space(fit.problem.y)
     predicted = fit.form.from_space(fit.problem.y - fit.residuals)
     low, high = float(min(observed.min(), predicted.min())), float(max(observed.max(), predicted.max()))
-    texts = [
-        ", ".join(f"{n} {fit.points.columns[n][i]:.4g}" for n in _columns(fit)) for i in range(len(observed))
-    ]
+    texts = [", ".join(f"{n} {fit.points.columns[n][i]:.4g}" for n in _columns(fit)) for i in range(len(observed))]
     colour = np.log10(fit.points.numbers(_columns(fit)[0]))
     return {
         "data": [
@@ -262,9 +300,7 @@ def _fan(fit: Fit, draws: Draws | None, holdout: Holdout | None, level: float) -
     along = columns[-1] if fit.form.name != "data-constrained" else "D"
     start, end = float(fit.points.numbers(along).min()), float(fit.points.numbers(along).max())
     x = np.geomspace(start, end * FAN_REACH, 80)
-    given: dict[str, Any] = {
-        name: np.full_like(x, _well_measured(fit.points.numbers(name))) for name in columns
-    }
+    given: dict[str, Any] = {name: np.full_like(x, _well_measured(fit.points.numbers(name))) for name in columns}
     given[along] = x
     middle = np.asarray(fit.predict(**given))
     data: list[dict[str, Any]] = []

@@ -135,9 +135,7 @@ def binned(curve: Json) -> Json:
     for update, loss in zip(curve["update"], curve["loss"], strict=False):
         if loss is not None and update > 0:
             bins[math.floor(BINS_A_DECADE * math.log10(update))].append((update, loss))
-    means = [
-        [sum(part) / len(part) for part in zip(*inside, strict=True)] for _, inside in sorted(bins.items())
-    ]
+    means = [[sum(part) / len(part) for part in zip(*inside, strict=True)] for _, inside in sorted(bins.items())]
     return {"update": [mean[0] for mean in means], "loss": [mean[1] for mean in means]}
 
 
@@ -146,9 +144,7 @@ def sizes(result: Json) -> list[float]:
     return sorted({run["N"] for run in done(result) if run["N"] is not None})
 
 
-def seed_means(
-    runs: list[Json], x: str = "D"
-) -> dict[tuple[str, float], list[tuple[float, float, float, float]]]:
+def seed_means(runs: list[Json], x: str = "D") -> dict[tuple[str, float], list[tuple[float, float, float, float]]]:
     """(arm, N) -> rows (x, mean, lowest, highest final loss over seeds) by ascending x (D, S or C)."""
     cells: dict[tuple[str, float], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:

@@ -27,12 +27,10 @@ _SVG = Markup(
     '<text class="tick" x="{end}" y="{foot:.0f}">updates</text></svg>'
 )
 _TICK = Markup(
-    '<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="0" y2="{1}"/>'
-    '<text class="tick" x="{0:.1f}" y="{2}">{3}</text>'
+    '<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="0" y2="{1}"/><text class="tick" x="{0:.1f}" y="{2}">{3}</text>'
 )
 _LEAF = Markup(
-    '<circle class="leaf" cx="{:.1f}" cy="{:.1f}" r="3.5"/>'
-    '<text class="leaf-name" x="{:.1f}" y="{:.1f}">{}</text>'
+    '<circle class="leaf" cx="{:.1f}" cy="{:.1f}" r="3.5"/><text class="leaf-name" x="{:.1f}" y="{:.1f}">{}</text>'
 )
 _RANK = {"trunk": 0, "warmup": 1}
 
@@ -95,8 +93,7 @@ def shapes(edges: list[Json]) -> list[Shape]:
 
     def merged(same: list[Json]) -> Stretch:
         families = [
-            sorted(children[edge["id"]], key=lambda child: (signatures[child["id"]], str(child["id"])))
-            for edge in same
+            sorted(children[edge["id"]], key=lambda child: (signatures[child["id"]], str(child["id"]))) for edge in same
         ]
         return Stretch(same, [merged(list(siblings)) for siblings in zip(*families, strict=True)])
 
@@ -227,9 +224,9 @@ def draw(edges: list[Json], styles: Mapping[str, Style]) -> Markup:
         many = f"{shape.members} × " if shape.members > 1 else ""
         title = f"{many}{formats.count(shape.updates)} updates"
         parts.append(
-            Markup(
-                '<text class="shape" x="{}" y="{:.1f}">{}<tspan class="cells" dx="10">{}</tspan></text>'
-            ).format(LEFT, top + 20, title, shape.cells)
+            Markup('<text class="shape" x="{}" y="{:.1f}">{}<tspan class="cells" dx="10">{}</tspan></text>').format(
+                LEFT, top + 20, title, shape.cells
+            )
         )
         parts.extend(_drawn(shape, top + HEAD, across, styles))
         top += HEAD + shape.lanes * LANE + GAP

@@ -104,9 +104,7 @@ def sharing(result: Json) -> Json | None:
         return None
     share = shared / unshared
     if shared == unshared:
-        sentence = (
-            f"No two runs of this plan have updates in common: all {formats.count(unshared)} are trained."
-        )
+        sentence = f"No two runs of this plan have updates in common: all {formats.count(unshared)} are trained."
     else:
         sentence = (
             f"Runs that agree are trained once: {formats.count(shared)} updates instead of "
@@ -129,9 +127,7 @@ def sharing(result: Json) -> Json | None:
         )
     extra = []
     if facts.get("replayed"):
-        extra.append(
-            f"{formats.count(facts['replayed'])} updates were replayed to give observers their look-back."
-        )
+        extra.append(f"{formats.count(facts['replayed'])} updates were replayed to give observers their look-back.")
     if facts.get("evaluation_flops"):
         extra.append(f"Evaluation took {formats.flops(facts['evaluation_flops'])} FLOPs on top.")
     tuning = facts.get("tuning") or {}
@@ -221,11 +217,7 @@ def _candidates(tuning: Json | None, size: float | None) -> str:
 
 
 def _word(value: Any) -> str:
-    return (
-        formats.number(value)
-        if isinstance(value, float | int) and not isinstance(value, bool)
-        else str(value)
-    )
+    return formats.number(value) if isinstance(value, float | int) and not isinstance(value, bool) else str(value)
 
 
 def _run(run: Json, look: dict[str, Style]) -> Json:
@@ -283,8 +275,7 @@ def _alts(result: Json) -> dict[str, str]:
     over = f"for {arms} at {formats.plural(len(sizes(result)), 'size')}"
     return {
         "curves": f"Loss during training {over}; {best}. The table of runs holds the final values.",
-        "final": f"Final validation loss against training length {over}; {best}. "
-        "The table of runs holds every value.",
+        "final": f"Final validation loss against training length {over}; {best}. The table of runs holds every value.",
     }
 
 
@@ -312,8 +303,7 @@ def plot_data(result: Json) -> Json:
             {
                 "arm": law["arm"],
                 "curves": [
-                    {key: curve.get(key) for key in ("N", "x", "loss", "low", "high")}
-                    for curve in law["curves"]
+                    {key: curve.get(key) for key in ("N", "x", "loss", "low", "high")} for curve in law["curves"]
                 ],
                 "held": (law["holdout"] or {}).get("rows") or [],
             }

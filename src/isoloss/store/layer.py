@@ -186,9 +186,7 @@ class Layer:
         if self.digest(key) is None or self.released(key):
             return {}
         found = self.index.sides_at(key)
-        return {
-            who: digest for who, digest in found.items() if self.has_blob(blob_name(digest, "safetensors"))
-        }
+        return {who: digest for who, digest in found.items() if self.has_blob(blob_name(digest, "safetensors"))}
 
     def tensors(self, digest: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Content of a state. Raises DamagedBlob, after which the keys with this state count as released."""

@@ -64,9 +64,7 @@ class Piece:
             if not _KEY.fullmatch(key):
                 raise ValueError(f"a key is 64 hexadecimal digits in lower case, found {key!r}")
         if not 0 <= self.start_update <= self.end_update:
-            raise ValueError(
-                f"a piece runs forward from update 0: found {self.start_update} to {self.end_update}"
-            )
+            raise ValueError(f"a piece runs forward from update 0: found {self.start_update} to {self.end_update}")
         if self.status not in ("done", "diverged") or (self.state is None) != (self.status == "diverged"):
             found = f"{self.status!r} {'without' if self.state is None else 'with'} a state"
             raise ValueError(f"a piece is 'done' with a state or 'diverged' without one, found {found}")

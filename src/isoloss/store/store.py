@@ -342,9 +342,7 @@ class Store:
         self.refresh()
         return upkeep.retain(self.top, pinned, newest=newest, every=every, among=among, dry_run=dry_run)
 
-    def verify(
-        self, replay: Callable[[Row], str | None] | None = None, repair: bool = False
-    ) -> upkeep.Verification:
+    def verify(self, replay: Callable[[Row], str | None] | None = None, repair: bool = False) -> upkeep.Verification:
         """Check every manifest and blob of the top layer. See `upkeep.verify`."""
         return upkeep.verify(self.top, replay, repair)
 

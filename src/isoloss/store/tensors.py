@@ -77,9 +77,7 @@ def canonical_json(value: Any) -> str:
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{value!r:.200} must be plain JSON (finite numbers, lists, str keys): {error}"
-        ) from None
+        raise ValueError(f"{value!r:.200} must be plain JSON (finite numbers, lists, str keys): {error}") from None
     if json.loads(text) != value:
         raise ValueError(f"{value!r:.200} must be plain JSON: lists (no tuples) and str keys only")
     return text
@@ -95,12 +93,7 @@ def encode(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Blob:
     offset = 0
     for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
         tensor = tensors[name]
-        if (
-            tensor.dtype not in _NAMES
-            or tensor.layout != torch.strided
-            or tensor.is_meta
-            or name == "__metadata__"
-        ):
+        if tensor.dtype not in _NAMES or tensor.layout != torch.strided or tensor.is_meta or name == "__metadata__":
             raise ValueError(
                 f"tensor {name!r} cannot be stored: {tensor.dtype}, {tensor.layout}, {tensor.device}; "
                 f"allowed are dense tensors of {', '.join(str(dtype) for dtype in _NAMES)}"

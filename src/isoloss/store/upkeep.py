@@ -174,9 +174,7 @@ def _verify_agreement(manifests: Iterable[Manifest], report: Verification) -> No
                 report.problems.append(f"not deterministic: observer {observer!r} at {key} has two states")
 
 
-def _verify_tensors(
-    layer: Layer, manifests: Iterable[Manifest], report: Verification, repair: bool
-) -> set[str]:
+def _verify_tensors(layer: Layer, manifests: Iterable[Manifest], report: Verification, repair: bool) -> set[str]:
     """Check states and observer states; returns the names of those that are in use."""
     states: dict[str, set[str]] = defaultdict(set)
     used: dict[str, set[str]] = defaultdict(set)
@@ -257,9 +255,7 @@ def gc(layer: Layer, dry_run: bool, grace: float, give_up: Collection[str]) -> S
         idle += [f"leases/{lease}/{name}" for name in layer.backend.list(f"leases/{lease}")]
     horizon = layer.backend.now() - grace if idle else 0.0
     swept = Swept()
-    old = [
-        f"index/{path.name}{end}" for path in layer.index.generations()[:-1] for end in ("", "-wal", "-shm")
-    ]
+    old = [f"index/{path.name}{end}" for path in layer.index.generations()[:-1] for end in ("", "-wal", "-shm")]
     for name in [*sorted(given), *idle, *old]:
         found = layer.backend.stat(name)
         if found is None or (name in idle and found.written > horizon):
@@ -287,8 +283,7 @@ def export(layers: Collection[Layer], target: Layer, keys: Collection[str] | Non
     if conflicts := target.index.conflicts():
         key, what = conflicts[0]
         raise NotDeterministic(
-            f"the exported store and what was in the target differ in {len(conflicts)} places; first at "
-            f"{key}: {what}"
+            f"the exported store and what was in the target differ in {len(conflicts)} places; first at {key}: {what}"
         )
     return count
 

@@ -142,8 +142,7 @@ def _schedule(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
     elif end and warm[0] + end[0] > run[0] * (1 + 1e-12):
         yield (
             f"schedule.cooldown.{path}",
-            f"found {text} after a warm-up of {warmup} in a run of {duration}; "
-            "allowed: at most its length together",
+            f"found {text} after a warm-up of {warmup} in a run of {duration}; allowed: at most its length together",
         )
 
 

@@ -97,9 +97,7 @@ class Expansion(Parts):
         """Check and expand everything; any mistake ends in a StudyError with all that were found."""
         count = len(self.arms) * math.prod(map(len, self.swept.values()))
         if count > MOST_CELLS:
-            message = (
-                f"found {count} runs ({len(self.arms)} arms times the grid); allowed: at most {MOST_CELLS}"
-            )
+            message = f"found {count} runs ({len(self.arms)} arms times the grid); allowed: at most {MOST_CELLS}"
             self.problems.add(("grid",), message)
         if self.problems.count > self.slips:
             self.problems.raise_if_any()
@@ -107,12 +105,8 @@ class Expansion(Parts):
         self.tell_missing()
         self.problems.raise_if_any()
         first = next(iter(variants.values()))[0]
-        self.grid = {
-            path: tuple(map(first.leaves[path].check, values)) for path, values in self.swept.items()
-        }
-        self.tune = {
-            path: tuple(map(first.leaves[path].check, values)) for path, values in self.tuned.items()
-        }
+        self.grid = {path: tuple(map(first.leaves[path].check, values)) for path, values in self.swept.items()}
+        self.tune = {path: tuple(map(first.leaves[path].check, values)) for path, values in self.tuned.items()}
         self._longer_baseline()
         self._tuning(first)
         self.problems.raise_if_any()

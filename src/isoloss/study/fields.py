@@ -128,14 +128,10 @@ Duration = Annotated[Any, AfterValidator(_quantity(DURATION, positive=True)), _u
 DurationFromZero = Annotated[Any, AfterValidator(_quantity(DURATION, positive=False)), _units(DURATION)]
 Batch = Annotated[Any, AfterValidator(_quantity(BATCH, positive=True)), _units(BATCH)]
 Size = Annotated[Any, AfterValidator(_quantity(SIZE, positive=True)), _units(SIZE)]
-Moment = Annotated[
-    Any, AfterValidator(_moment), Allowed(f"end, or a number and a unit ({', '.join(DURATION)})")
-]
+Moment = Annotated[Any, AfterValidator(_moment), Allowed(f"end, or a number and a unit ({', '.join(DURATION)})")]
 Paths = Annotated[Any, AfterValidator(_paths), Allowed("a path or a list of paths")]
 Drops = Annotated[Any, AfterValidator(_drops), Allowed("a list of {at: duration, factor: number in (0, 1]}")]
-TaskName = Annotated[
-    str, AfterValidator(_name("task")), Allowed(f"{', '.join(catalogue.names('task'))}, {REFERENCE}")
-]
+TaskName = Annotated[str, AfterValidator(_name("task")), Allowed(f"{', '.join(catalogue.names('task'))}, {REFERENCE}")]
 Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 
 
@@ -178,11 +174,7 @@ def entry_model(kind: str, name: str, base: type[Section] = Section) -> type[Sec
     fields: dict[str, Any] = {}
     for option in catalogue.get(kind, name).options:
         default = list(option.default) if isinstance(option.default, tuple) else option.default
-        info: Any = (
-            Field(description=option.summary)
-            if option.required
-            else Field(default, description=option.summary)
-        )
+        info: Any = Field(description=option.summary) if option.required else Field(default, description=option.summary)
         fields[option.name] = (option_type(option), info)
     return create_model(f"{kind} {name}", __base__=base, **fields)
 

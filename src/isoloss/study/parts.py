@@ -74,9 +74,7 @@ class Parts:
     def _arms(self) -> dict[str, dict[str, Any]]:
         given = self.raw.get("arms", {ONLY_ARM: {}})
         if not isinstance(given, dict) or not given:
-            message = (
-                f"found {show(given)}, a study of zero runs; allowed: names with overrides, as {{a: {{...}}}}"
-            )
+            message = f"found {show(given)}, a study of zero runs; allowed: names with overrides, as {{a: {{...}}}}"
             self.problems.add(("arms",), message)
             return {}
         if len(given) > MOST_ARMS:
@@ -85,9 +83,7 @@ class Parts:
         arms = {name: {} if override is None else override for name, override in given.items()}
         for name, override in arms.items():
             if not _ARM_NAME.fullmatch(name):
-                message = (
-                    f"found the name {show(name)}; allowed: letters, digits, _ . + - and spaces, up to 60"
-                )
+                message = f"found the name {show(name)}; allowed: letters, digits, _ . + - and spaces, up to 60"
                 self.problems.add(("arms", name), message)
             if not isinstance(override, dict):
                 message = f"found {show(override)}; allowed: a mapping that overrides the rest"
@@ -171,9 +167,7 @@ class Parts:
         swept = [("grid", path) for path in self.swept] + [("tune", path) for path in self.tuned]
         for index, (section, path) in enumerate(swept):
             if path.partition(".")[0] == "checkpoint":
-                self.problems.add(
-                    (section, path), "found a value that decides no result; allowed: other paths"
-                )
+                self.problems.add((section, path), "found a value that decides no result; allowed: other paths")
             for later, (other, longer) in enumerate(swept):
                 if longer.startswith(path + ".") or (longer == path and later > index):
                     message = f"found a value that {section}.{path} sets too; allowed: one of them"

@@ -43,9 +43,7 @@ def show(value: Any) -> str:
 
 def printable(text: str) -> str:
     """Text with control characters and line separators escaped, so that a message stays on its line."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
-    )
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 class Problems:

@@ -73,9 +73,7 @@ def read(text: str, name: str) -> tuple[Any, dict[Path, int]]:
         line = f":{mark.line + 1}" if mark is not None else ""
         reason = " ".join(str(part) for part in (error.context, error.problem) if part)
         hint = "; allowed: spaces, not tabs, for indentation" if "\\t" in reason else ""
-        raise StudyError(
-            printable(f"{name}{line}: this is not YAML: {' '.join(reason.split())}{hint}")
-        ) from None
+        raise StudyError(printable(f"{name}{line}: this is not YAML: {' '.join(reason.split())}{hint}")) from None
     except (YAMLError, ValueError, OverflowError) as error:
         position = getattr(error, "position", None)
         line = f":{text.count(chr(10), 0, position) + 1}" if isinstance(position, int) else ""
@@ -197,9 +195,7 @@ class _Reader:
         if event.anchor not in self._anchors:
             open_anchors = [entry.anchor for entry in self._stack]
             if event.anchor in open_anchors:
-                self._fail(
-                    line, f"found *{event.anchor} inside itself; allowed: an alias of something complete"
-                )
+                self._fail(line, f"found *{event.anchor} inside itself; allowed: an alias of something complete")
             self._fail(
                 line,
                 f"found *{event.anchor}, which no anchor names; allowed: "

@@ -50,11 +50,7 @@ def merge(node: Node | None, base: Any, override: Any) -> Any:
 def _kept(node: Node, base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
     kept = dict(base)
     choice = node.choice
-    if (
-        choice
-        and any(key in override for key in choice.keys)
-        and choice.chosen(override) != choice.chosen(base)
-    ):
+    if choice and any(key in override for key in choice.keys) and choice.chosen(override) != choice.chosen(base):
         model = choice.model(choice.chosen(override))
         known = choice.common if model is None else writable(model)
         kept = {key: value for key, value in base.items() if key in choice.common and key in known}
@@ -76,10 +72,7 @@ def resolve(node: Node, mapping: Any, path: Path, report: Report) -> dict[str, A
         report("wrong", path, f"found {show(mapping)}; allowed: a mapping with {', '.join(_keys(node, {}))}")
         return {}
     out: dict[str, Any] = {}
-    if node.choice and not _choose(node.choice, mapping, path, report, out):
-        model = None
-    else:
-        model = node.model(mapping)
+    model = None if node.choice and not _choose(node.choice, mapping, path, report, out) else node.model(mapping)
     if model is not None:
         out.update(_leaves(node, model, mapping, path, report))
     for name, child in node.children.items():
@@ -96,9 +89,7 @@ def _choose(choice: Choice, mapping: dict[str, Any], path: Path, report: Report,
     if choice.own_key and choice.own_key in mapping:
         key = choice.own_key
         if choice.key in mapping:
-            message = (
-                f"found both {choice.key} and {key}; allowed: {choice.key} ({listed}) or {key} ({REFERENCE})"
-            )
+            message = f"found both {choice.key} and {key}; allowed: {choice.key} ({listed}) or {key} ({REFERENCE})"
             report("wrong", (*path, key), message)
             return False
         if not is_reference(name):
@@ -121,9 +112,7 @@ def _choose(choice: Choice, mapping: dict[str, Any], path: Path, report: Report,
     return True
 
 
-def _leaves(
-    node: Node, model: type[Section], mapping: dict[str, Any], path: Path, report: Report
-) -> dict[str, Any]:
+def _leaves(node: Node, model: type[Section], mapping: dict[str, Any], path: Path, report: Report) -> dict[str, Any]:
     names = node.choice.keys if node.choice else ()
     given = {key: value for key, value in mapping.items() if key not in node.children and key not in names}
     free = issubclass(model, Free)

@@ -68,9 +68,7 @@ class Training(Section):
         1, description="virtual workers whose gradients are added in a fixed tree; divides the batch"
     )
     warmup: DurationFromZero = Field("0 updates", description="linear rise of the learning rate to its peak")
-    clip: Annotated[float, Field(gt=0)] | None = Field(
-        1.0, description="bound on the global gradient norm; null: none"
-    )
+    clip: Annotated[float, Field(gt=0)] | None = Field(1.0, description="bound on the global gradient norm; null: none")
     precision: Literal["fp32", "bf16-autocast", "bf16-master", "fast"] = Field(
         "fp32", description="number format; fast: the quickest one that the machine has"
     )
@@ -232,9 +230,7 @@ CONFIG = Node(
     Run,
     either={"seed": SEEDS},
     children={
-        "data": Node(
-            choice=Choice("data", "source", None, Data, OwnData, common=("context", "size", "tokenizer"))
-        ),
+        "data": Node(choice=Choice("data", "source", None, Data, OwnData, common=("context", "size", "tokenizer"))),
         "model": Node(choice=Choice("model", "family", "gpt", Section, Free, own_key="name")),
         "training": Node(
             Training,

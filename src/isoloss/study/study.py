@@ -126,9 +126,7 @@ def load(path: str | Path) -> Study:
     except IsADirectoryError:
         raise StudyError(f"{place}: found a folder; allowed: a study file") from None
     except (OSError, ValueError) as error:
-        raise StudyError(
-            f"{place}: found a file that cannot be read ({error}); allowed: a study file"
-        ) from None
+        raise StudyError(f"{place}: found a file that cannot be read ({error}); allowed: a study file") from None
     return _read(decode(data, str(place)), str(place), place)
 
 
@@ -147,9 +145,7 @@ def _read(text: str, name: str, path: Path | None) -> Study:
     return _made(raw, name, path, text, lines)
 
 
-def _made(
-    raw: Any, name: str, path: Path | None, text: str | None, lines: dict[tuple[str | int, ...], int]
-) -> Study:
+def _made(raw: Any, name: str, path: Path | None, text: str | None, lines: dict[tuple[str | int, ...], int]) -> Study:
     done = Expansion(raw, Problems(name, lines)).build()
     return Study(
         name=done.head["study"],

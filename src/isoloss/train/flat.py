@@ -56,7 +56,7 @@ class FlatLayout:
     def adopt(self, model: nn.Module, flat: Tensor) -> list[Tensor]:
         """Make the model's parameters views of ``flat`` and return them in layout order."""
         owners = dict(model.named_parameters(remove_duplicate=False))
-        found = []
+        found: list[Tensor] = []
         for name, view in self.named(flat).items():
             owners[name].data = view
             found.append(owners[name])

@@ -132,9 +132,7 @@ class Trainer:
     def step(self, offset: int) -> Row:
         """Take the update that follows ``offset`` updates of the phase; raise ``Diverged`` instead of a bad one."""
         rule = self.rule
-        batch = tasks.tensors(
-            self.source.batch(int(rule.seeds["data"]), self.samples, rule.batch, self.context)
-        )
+        batch = tasks.tensors(self.source.batch(int(rule.seeds["data"]), self.samples, rule.batch, self.context))
         loss, count = self._gradient(batch)
         lr = learning_rate(rule.lr, offset)
         norm = torch.linalg.vector_norm(self.gradient, dtype=torch.float64).item() / count

@@ -84,7 +84,7 @@ def load_state(
     optimizer: torch.optim.Optimizer, layout: FlatLayout, stored: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> None:
     """Restore what ``state`` returned."""
-    for index, (names, sizes, shapes, member) in enumerate(_walk(optimizer, layout)):
+    for index, (names, sizes, _shapes, member) in enumerate(_walk(optimizer, layout)):
         remembered: dict[str, Any] = {}
         entries = {key.rpartition("/#")[0] for key in stored if key.endswith(f"/#{index}")}
         remembered.update({entry: stored[f"{entry}/#{index}"].clone() for entry in entries})

@@ -48,9 +48,9 @@ class Segment:
 class State:
     """What is loaded to begin with: tensors and facts of the trained state, and of observers by id."""
 
-    tensors: Mapping[str, Tensor]
-    meta: Mapping[str, Any]
-    sides: Mapping[str, tuple[Mapping[str, Tensor], Mapping[str, Any]]] = field(default_factory=dict)
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+    sides: Mapping[str, tuple[dict[str, Tensor], dict[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def train(
     Tensors in an emitted state share memory with the loop: the receiver stores them before it returns.
     ``halt`` is asked after every piece. A diverged update ends the segment with a last piece without a state.
     """
-    track, phase, begun = segment.run.tracks[segment.track]
+    _track, phase, begun = segment.run.tracks[segment.track]
     trainer = Trainer(segment.run.start, phase, source, segment.run.numerics, layout)
     evaluator = Evaluator(
         trainer.make_model(),
@@ -90,6 +90,8 @@ def train(
         lambda part, amount: source.validation(part, amount, trainer.context),
     )
     watching = {o.id: observers.build(o) for o in segment.observers}
+    # An observer's memory is a function of the key, and so worth keeping, only if it saw the phase from its start.
+    whole = {o.id for o in segment.observers if segment.begin == 0}
     if start is None:
         if begun + segment.begin:
             raise RunFailed(f"a segment that begins at update {begun + segment.begin} needs a stored state")
@@ -98,6 +100,7 @@ def train(
         for observer in segment.observers:
             if segment.begin and observer.id in start.sides:
                 watching[observer.id] = observers.unpack(observer, *start.sides[observer.id])
+                whole.add(observer.id)
 
     def measure(offset: int) -> list[tuple[int, Measure, float]]:
         found = []
@@ -135,7 +138,7 @@ def train(
             progress(offset, row)
         state = None
         if broken is None:
-            sides = {name: observers.pack(average) for name, average in watching.items()}
+            sides = {name: observers.pack(average) for name, average in watching.items() if name in whole}
             state = State(*trainer.state(), sides=sides)
         else:
             offset = max(offset, begin + 1)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from isoloss.recipe.errors import StudyError
 from isoloss.recipe.references import is_reference, load
@@ -16,23 +16,23 @@ from isoloss.recipe.references import is_reference, load
 class Task(Protocol):
     """A user's own task has these two methods."""
 
-    def loss(self, model: nn.Module, batch: Any) -> tuple[Tensor, int]:
+    def loss(self, model: Callable[..., Any], batch: Any) -> tuple[Tensor, int]:
         """Summed loss in nats and the number of terms in it."""
 
-    def metrics(self, model: nn.Module, batch: Any) -> Mapping[str, tuple[float, int]]:
+    def metrics(self, model: Callable[..., Any], batch: Any) -> Mapping[str, tuple[float, int]]:
         """(sum, count) by metric name, ``loss`` among them."""
 
 
 class LanguageModelling:
     """Next-token prediction; ``batch`` is (sequences, context + 1) token ids, the loss is in nats per token."""
 
-    def loss(self, model: nn.Module, batch: Tensor) -> tuple[Tensor, int]:
+    def loss(self, model: Callable[..., Any], batch: Tensor) -> tuple[Tensor, int]:
         logits = model(batch[:, :-1])
         targets = batch[:, 1:].reshape(-1)
         total = F.cross_entropy(logits.reshape(targets.numel(), -1).float(), targets, reduction="sum")
         return total, targets.numel()
 
-    def metrics(self, model: nn.Module, batch: Tensor) -> dict[str, tuple[float, int]]:
+    def metrics(self, model: Callable[..., Any], batch: Tensor) -> dict[str, tuple[float, int]]:
         total, count = self.loss(model, batch)
         return {"loss": (total.item(), count)}
 
@@ -40,11 +40,11 @@ class LanguageModelling:
 class Classification:
     """Class prediction; ``batch`` is (inputs, class ids), the loss is in nats per sample."""
 
-    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
+    def loss(self, model: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
         inputs, classes = batch
         return F.cross_entropy(model(inputs).float(), classes, reduction="sum"), classes.numel()
 
-    def metrics(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, tuple[float, int]]:
+    def metrics(self, model: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> dict[str, tuple[float, int]]:
         inputs, classes = batch
         logits = model(inputs).float()
         total = F.cross_entropy(logits, classes, reduction="sum").item()
@@ -52,7 +52,7 @@ class Classification:
         return {"loss": (total, classes.numel()), "accuracy": (right, classes.numel())}
 
 
-_BUILT_IN = {"language-modelling": LanguageModelling, "classification": Classification}
+_BUILT_IN: dict[str, type[Task]] = {"language-modelling": LanguageModelling, "classification": Classification}
 
 
 def build(name: str) -> Task:

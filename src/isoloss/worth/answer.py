@@ -104,8 +104,8 @@ def caveats(results: Results, comparison: Comparison, laws: Sequence[Mapping[str
     for name, values in (("N", {r.N for r in done}), ("D", {r.D for r in done})):
         if values and max(values) < 10 * min(values):
             found.append(
-                f"{name} ranges over a factor of {max(values) / min(values):.3g}, less than a decade: a law fitted here "
-                "says little beyond it."
+                f"{name} ranges over a factor of {max(values) / min(values):.3g}, less than a decade: "
+                "a law fitted here says little beyond it."
             )
     broken = [r for r in results.results if r.status == "diverged"]
     if broken:
@@ -176,7 +176,9 @@ def describe(overrides: Mapping[str, Any]) -> str:
 
     def words(value: Any) -> str:
         if isinstance(value, Mapping):
-            return ", ".join(f"{k} {words(v)}" if not isinstance(v, Mapping) else f"{k}: {words(v)}" for k, v in value.items())
+            return ", ".join(
+                f"{k} {words(v)}" if not isinstance(v, Mapping) else f"{k}: {words(v)}" for k, v in value.items()
+            )
         return str(value)
 
     return "; ".join(f"{name}: {words(value)}" for name, value in overrides.items()) or "the study as it stands"
@@ -274,11 +276,17 @@ def _fit(entry: dict[str, Any], name: str, points: Any, results: Results) -> Non
     D = np.asarray(points.D, float)
     for N in sorted(set(np.asarray(points.N).tolist())) if x is None else [None]:
         at = np.geomspace(D.min(), D.max() * 2, CURVE_POINTS)
-        columns = {"D": at} if N is None else {"N": np.full_like(at, N), "D": at}
-        curve = {"N": N, "x": at.tolist(), "loss": np.asarray(fitted.predict(**columns)).tolist(), "low": None, "high": None}
+        columns: dict[str, Any] = {"D": at} if N is None else {"N": np.full_like(at, N), "D": at}
+        curve: dict[str, Any] = {
+            "N": N,
+            "x": at.tolist(),
+            "loss": np.asarray(fitted.predict(**columns)).tolist(),
+            "low": None,
+            "high": None,
+        }
         if draws is not None and intervals:
-            low, _, high = draws.predict_band(level=LEVEL, **columns)
-            curve |= {"low": np.asarray(low).tolist(), "high": np.asarray(high).tolist()}
+            lower, _, upper = draws.predict_band(level=LEVEL, **columns)
+            curve |= {"low": np.asarray(lower).tolist(), "high": np.asarray(upper).tolist()}
         entry["curves"].append(curve)
     by = results.study.holdout or ("N" if x is None else "D")
     try:

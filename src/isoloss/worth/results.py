@@ -99,9 +99,7 @@ class Results:
         return sorted(names, key=lambda name: name != self.study.baseline)
 
 
-def collect(
-    study: Study, stage: Stage, store: Store, failures: Mapping[str, str] | None = None
-) -> Results:
+def collect(study: Study, stage: Stage, store: Store, failures: Mapping[str, str] | None = None) -> Results:
     """Read from ``store`` what the runs of a stage measured; what is not there is missing, not an error."""
     memory = StoreMemory(store)
     failures = failures or {}

@@ -91,7 +91,10 @@ def compare_studies(first: Results, second: Results) -> Difference:
         groups.setdefault((a.arm, repr(cell)), []).append((a, b))
     pairs = [_pair(found) for found in groups.values()]
     return Difference(
-        names, tuple(_settings(first.study.raw, second.study.raw)), tuple(pairs), (len(left) - len(both), len(right) - len(both))
+        names,
+        tuple(_settings(first.study.raw, second.study.raw)),
+        tuple(pairs),
+        (len(left) - len(both), len(right) - len(both)),
     )
 
 

@@ -60,11 +60,7 @@ class TransferFraction(Form):
 
 def data_transferred(parameters: Values, D_F: Any, N: Any) -> Any:
     """D_T = k D_F^alpha N^beta (equation 1.1)."""
-    return (
-        parameters["k"]
-        * np.asarray(D_F, float) ** parameters["alpha"]
-        * np.asarray(N, float) ** parameters["beta"]
-    )
+    return parameters["k"] * np.asarray(D_F, float) ** parameters["alpha"] * np.asarray(N, float) ** parameters["beta"]
 
 
 def transfer_fraction(parameters: Values, D_F: Any, N: Any) -> Any:
