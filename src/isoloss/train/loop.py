@@ -15,6 +15,7 @@ from torch import Tensor
 from isoloss import models
 from isoloss.data import Source
 from isoloss.methods import schedules
+from isoloss.methods.gradient_norm import global_norm
 from isoloss.recipe.references import is_reference, load
 from isoloss.recipe.run import LR, Phase, Start
 from isoloss.train import optimizers, tasks
@@ -135,7 +136,7 @@ class Trainer:
         batch = tasks.tensors(self.source.batch(int(rule.seeds["data"]), self.samples, rule.batch, self.context))
         loss, count = self._gradient(batch)
         lr = learning_rate(rule.lr, offset)
-        norm = torch.linalg.vector_norm(self.gradient, dtype=torch.float64).item() / count
+        norm = global_norm([self.gradient]) / count
         if self.first_loss is None:
             self.first_loss = loss
         if not (math.isfinite(loss) and math.isfinite(norm)):
