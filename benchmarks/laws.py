@@ -2,7 +2,8 @@
 
 Peers: scipy L-BFGS-B from the 4,500 starts of Hoffmann et al. (finite differences, as in the published
 notebook), scipy BFGS per resample, and the package `chinchilla` from PyPI in its own environment (--peer
-PYTHON). Times are CPU seconds of this process, so that other work on the machine does not count; the data are
+PYTHON), made by `python -m venv peer && peer/bin/pip install chinchilla` and named by --peer peer/bin/python.
+Times are CPU seconds of this process, so that other work on the machine does not count; the data are
 the 240 Chinchilla points where they lie beside the checkout, else a synthetic twin of the same size.
 Run: python benchmarks/laws.py [--peer PYTHON] [--every 1] [--coverage] [--write]
 """

@@ -112,6 +112,15 @@ def test_backtest_and_compare(table: Path) -> None:
         (["fit", "absent.csv"], "no such file"),
         (["fit", "TABLE", "--law", "m2"], "--x D"),
         (["fit", "TABLE", "--law", "m2", "--x", "tokns"], "unknown column 'tokns'"),
+        (["fit", "TABLE", "--cluster", "sed"], "did you mean 'seed'"),
+        (["fit", "TABLE", "--pin", "E=inf"], "finite"),
+        (["fit", "TABLE", "--pin", "E=50"], "is a floor"),
+        (["fit", "TABLE", "--level", "1.5"], "between 0 and 1"),
+        (["fit", "TABLE", "--drop-largest", "90"], "the table has 90 rows"),
+        (["fit", "TABLE", "--law", "envelope", "--flops", "6ND"], "--pin L_inf="),
+        (["predict", "TABLE", "--at", "N=-1,D=1e9"], "positive"),
+        (["predict", "TABLE", "--compute=-5"], "positive"),
+        (["predict", "TABLE", "--law", "kaplan-d", "--compute", "1e20"], "use --at"),
         (["fit", "TABLE", "--column", "N=parms"], "did you mean 'params'"),
         (["fit", "TABLE", "--column", "N"], "allowed: NAME=VALUE"),
         (["fit", "TABLE", "--pin", "E=low"], "is not a number"),
@@ -129,6 +138,60 @@ def test_wrong_requests_exit_with_two_and_one_message(table: Path, arguments: li
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"params,model_size,D,loss\n1,1,1,1\n", "could all be N"),
+        ("a.csv", b"N,N,D,loss\n1,1,1,1\n", "more than once"),
+        ("a.csv", b"N,tokns,loss\n1e8,1e9,3\n", "--column D='tokns'"),
+        ("a.csv", b"N,D,loss\n", "no rows"),
+        ("a.csv", b"N,D,loss\n1e8,1e9,\n", "row 0: missing"),
+        ("a.csv", bytes(range(256)), "UTF-8"),
+        ("a.parquet", b"PAR1 and no more", "Parquet"),
+    ],
+)
+def test_unusable_files_end_in_one_message(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    done = run("fit", path)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_one_variable_by_the_header_of_the_file(tmp_path: Path) -> None:
+    x = np.geomspace(1e3, 1e7, 20)
+    path = tmp_path / "curve.csv"
+    rows = [f"{a!r},{b!r}" for a, b in zip(x.tolist(), (2 + 50 * x**-0.4).tolist(), strict=True)]
+    path.write_text("\n".join(["Seen Examples,loss", *rows]) + "\n")
+    done = run("fit", path, "--law", "m2", "--x", "Seen Examples", "--bootstrap", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["parameters"]["E"] == pytest.approx(2.0, rel=1e-4)
+
+
+def test_allocation_uses_the_ratio_of_the_table_and_the_saved_fit_remembers_it(table: Path, tmp_path: Path) -> None:
+    points = Points.read(table)
+    path, saved = tmp_path / "eight.csv", tmp_path / "fit.json"
+    columns = [points.N.tolist(), points.D.tolist(), (8 * points.N * points.D).tolist(), points.loss.tolist()]
+    rows = [",".join(map(repr, row)) for row in zip(*columns, strict=True)]
+    path.write_text("\n".join(["N,D,C,loss", *rows]) + "\n")
+    assert run("fit", path, "--bootstrap", "0", "--save", saved).returncode == 0
+    for source in (path, saved):
+        best = json.loads(run("predict", source, "--compute", "1e22", "--json").stdout)["predictions"][0]
+        assert 8 * best["N"] * best["D"] == pytest.approx(1e22, rel=1e-9)
+
+
+def test_band_grows_with_any_variable_beyond_the_rows(table: Path) -> None:
+    far = ("--at", "N=1e9,D=5e10", "--at", "N=1e9,D=1e13", "--flops", "6ND", "--by", "N", "--json")
+    near, beyond = json.loads(run("predict", table, *far).stdout)["predictions"]
+    assert np.log(beyond["high"] / beyond["low"]) > 3 * np.log(near["high"] / near["low"])
+    assert beyond["times_largest_D"] == pytest.approx(100.0)
+
+
+def test_compare_takes_the_options_of_fit(table: Path) -> None:
+    done = run("compare", table, "--flops", "6ND", "--law", "chinchilla-tied", "--law", "kaplan", "--drop-largest", "2")
+    assert done.returncode == 0, done.stderr
+    assert "chinchilla-tied" in done.stdout
 
 
 def test_chinchilla_from_csv_to_page_in_five_seconds(shared_data: Path, tmp_path: Path) -> None:

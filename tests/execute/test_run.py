@@ -253,6 +253,65 @@ def _forget_half(store: Path, chance: random.Random) -> None:
         path.unlink()
 
 
+def test_a_script_without_a_main_guard_does_not_start_itself_again(small: dict[str, Any], tmp_path: Path) -> None:
+    study = written(small, tmp_path)
+    script = tmp_path / "script.py"
+    script.write_text(f"import isoloss\n\nprint('begun')\nisoloss.run({str(study)!r}, 'store', quiet=True)\n")
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.count("begun") == 1
+
+
+def test_running_statistics_are_not_shared_by_processes(small: dict[str, Any], tmp_path: Path) -> None:
+    from isoloss.recipe.errors import StudyError
+
+    small["data"] = {"source": "blobs", "samples": 2000}
+    small["evaluation"] = {"samples": 64}
+    small["model"] = {"name": "tests.train.train_models:Normed"}
+    small["training"] |= {"batch": "8 samples", "micro_batches": 2}
+    small["arms"] = {"cosine": {"schedule": {"shape": "constant"}}}
+    with pytest.raises(StudyError, match="BatchNorm"):
+        run(small, tmp_path / "two", processes=2)
+    small["training"]["micro_batches"] = 1
+    with pytest.raises(StudyError, match="cannot be shared"):
+        run(small, tmp_path / "two", processes=2)
+    assert {r.status for r in run(small, tmp_path / "one", workers=1).results} == {"done"}
+
+
+def test_tuning_over_seeds_and_the_rule_between_sizes(small: dict[str, Any], tmp_path: Path) -> None:
+    small["grid"] = {"model.width": [8, 12, 16], "duration": ["20 updates"], "seed": [0, 1]}
+    small["arms"] = {"cosine": small["arms"]["cosine"]}
+    small["tune"] = {
+        "training.optimizer.lr": [0.003, 0.03],
+        "at": {"model.width": [8, 16], "duration": "20 updates", "seed": [0, 1]},
+    }
+    store = tmp_path / "store"
+    results = run(small, store)
+    trials: dict[tuple[int, float], list[float]] = {}
+    for trial in results.stage.trials:
+        trials.setdefault((trial.cell.coordinates["model.width"], trial.lr), []).append(trial.loss)
+    assert all(len(losses) == 2 for losses in trials.values())
+    best = {w: min((0.003, 0.03), key=lambda lr: sum(trials[w, lr])) for w in (8, 16)}
+    used = {r.cell["model.width"]: (r.lr, r.lr_rule) for r in results.results}
+    assert used[8] == (best[8], "tuned") and used[16] == (best[16], "tuned")
+    assert used[12][1] == "between"
+    small["tune"]["between"] = "nearest"
+    near = {r.cell["model.width"]: (r.lr, r.lr_rule) for r in run(small, store).results}
+    assert near[12][1] == "nearest" and near[12][0] in best.values()
+
+
+def test_an_arm_whose_candidates_all_diverge_does_not_end_the_study(small: dict[str, Any], tmp_path: Path) -> None:
+    small["training"]["optimizer"] = {"name": "adamw"}
+    small["grid"]["seed"] = [0]
+    small["schedule"] = {"shape": "constant"}
+    small["arms"] = {"calm": {}, "wild": {"task": "tests.train.train_models:Exploding"}}
+    small["baseline"]["arm"] = "calm"
+    small["tune"] = {"training.optimizer.lr": [0.01, 0.02], "at": {"duration": "20 updates"}}
+    results = run(small, tmp_path / "store")
+    assert {(r.arm, r.status) for r in results.results} == {("calm", "done"), ("wild", "diverged")}
+
+
 @pytest.mark.slow
 def test_ctrl_c_finishes_the_pieces_and_leaves(small: dict[str, Any], tmp_path: Path) -> None:
     small["grid"]["duration"] = ["4000 updates"]

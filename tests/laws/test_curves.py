@@ -110,3 +110,22 @@ def test_forecast_of_a_long_curve_is_quick() -> None:
 def test_forecast_refuses_bad_curves(x: list[float], y: list[float], message: str) -> None:
     with pytest.raises(LawError, match=message):
         extrapolate(x, y)
+
+
+def test_band_next_to_the_last_row_holds_the_noise_of_a_row() -> None:
+    """Short noisy curves: error that only grows with distance held a quarter of the new rows here."""
+    rng = np.random.default_rng(0)
+    x, later = np.geomspace(1e3, 1e5, 15), 1.02e5
+    inside = 0
+    for _ in range(200):
+        found = extrapolate(x, (1.8 + 50 * x**-0.4) * np.exp(0.01 * rng.normal(size=15)))
+        low, _, high = found.band(later)
+        inside += int(low <= (1.8 + 50 * later**-0.4) * np.exp(0.01 * rng.normal()) <= high)
+    assert inside / 200 > 0.7
+
+
+def test_a_rising_curve_is_forecast_with_a_warning() -> None:
+    x = np.geomspace(100, 1e5, 40)
+    noise = np.exp(0.002 * np.random.default_rng(0).normal(size=40))
+    assert "rise" in extrapolate(x, (2 + 0.3 * np.log(x)) * noise).warnings[0]
+    assert not extrapolate(x, (2 + 30 * x**-0.5) * noise).warnings

@@ -164,3 +164,23 @@ def test_every_law_names_its_source() -> None:
     for name, form in FORMS.items():
         assert form.source and form.formula and form.__doc__, name
         assert name == form.name
+
+
+def test_allocation_follows_the_compute_of_the_table(epoch: Points) -> None:
+    """C counted as 8 N D: the optimum of C is that of 0.75 C under 6 N D."""
+    six = fit(epoch, "chinchilla").bootstrap(20)
+    eight = fit(epoch.with_columns(C=8 * epoch.N * epoch.D), "chinchilla").bootstrap(20)
+    found = optimum_intervals(eight, 1e24)
+    assert found["N"].estimate == pytest.approx(optimum_intervals(six, 0.75e24)["N"].estimate, rel=1e-9)
+    # The same loss costs 8/6 as much where every product of N and D does.
+    assert multiplier_interval(six, eight, C=1e22).estimate == pytest.approx(8 / 6, rel=1e-6)
+
+
+def test_more_rows_cannot_be_dropped_than_there_are(epoch: Points) -> None:
+    with pytest.raises(LawError, match="the table has 240 rows"):
+        epoch.drop_largest_loss(240)
+
+
+def test_a_law_without_slopes_has_no_optimum_and_does_not_raise() -> None:
+    flat = {"A": 1e-6, "B": 1e-6, "E": 2.5, "alpha": 0.0, "beta": 0.0}
+    assert not np.isfinite(optimum(CHINCHILLA, flat, 1e22)["N"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from isoloss.laws import Fit, Points, fit, get_form, holdout
+from isoloss.laws import FORMS, Fit, Points, fit, get_form, holdout
 from isoloss.laws.checklist import checklist
 from isoloss.report.law_page import render, write_law_page
 
@@ -71,7 +72,10 @@ def test_figures_hold_the_rows_of_the_fit(law: Fit, points: Points) -> None:
 
 def test_checklist_is_filled_from_the_data(law: Fit, points: Points) -> None:
     plain = {item.question: item for item in checklist(law)}
-    assert plain["How was compute counted?"].answer.endswith("from 6 to 6 (6ND gives 6)")
+    assert plain["How was compute counted?"].state == "unknown"
+    measured = points.with_columns(C=points.C * np.geomspace(0.9, 1.1, len(points)))
+    counted = {item.question: item for item in checklist(fit(measured, "chinchilla"))}["How was compute counted?"]
+    assert counted.answer.endswith("from 5.4 to 6.6 (6ND gives 6)")
     assert plain["Was the largest scale predicted before it was seen?"].state == "look"
     outlier = points.with_columns(loss=np.where(np.arange(42) == 20, points.loss * 1.2, points.loss))
     assert "rows 20" in {i.question: i for i in checklist(fit(outlier, "chinchilla"))}["Do a few rows decide?"].answer
@@ -87,6 +91,78 @@ def test_one_variable_laws_have_a_page_too(name: str) -> None:
     loss = (2 + 50 * x**-0.5) * np.exp(0.002 * np.random.default_rng(0).normal(size=30))
     page = render(fit(Points(D=x, loss=loss), name, x="D"))
     assert "<h2>Forecast fan</h2>" in page and "IsoFLOP" not in page
+
+
+def test_checklist_does_not_claim_what_the_table_cannot_show(law: Fit) -> None:
+    x = np.geomspace(1e3, 1e6, 30)
+    curve = {item.question: item for item in checklist(fit(Points(images=x, loss=2 + 50 * x**-0.5), "m2", x="images"))}
+    assert curve["Is N, D, C in the right units?"].state == "unknown"
+    assert curve["Do N and D vary apart?"].state == "unknown"
+    stopped = {item.question: item for item in checklist(replace(law, converged=False))}
+    assert stopped["Is every parameter identified?"].state == "unknown"
+
+
+def test_fan_says_what_its_band_is(law: Fit, points: Points) -> None:
+    draws = law.bootstrap(50)
+    by_compute, by_size = (holdout(points, "chinchilla", by=by, n=50) for by in ("C", "N"))
+    assert "There is no band" in render(law, holdout=by_compute)
+    assert "bootstrap spread only" in render(law, draws)
+    assert "says nothing about D" in render(law, draws, by_size)
+    calibrated = render(law, draws, by_compute)
+    assert "errors of earlier forecasts along C" in calibrated
+
+    def width(page: str) -> float:
+        fan = next(p for p in plots_of(page).values() if p["layout"]["yaxis"]["title"]["text"] == "response")
+        high, low = (np.array(trace["y"]) for trace in fan["data"][:2])
+        return float(np.log(high / low)[-1])
+
+    assert width(calibrated) > width(render(law, draws, by_size)) == pytest.approx(width(render(law, draws)))
+
+
+PLANTED: dict[str, dict[str, float]] = {
+    "transfer": {"k": 1.9e4, "alpha": 0.18, "beta": 0.38},
+    "transfer-fraction": {"k": 1.9e4, "transfer": 0.82, "beta": 0.38},
+    "critical-batch": {"B_star": 2e8, "inverse": 4.76},
+    "steps-examples": {"S_min": 1e4, "E_min": 1e8},
+    "sigmoid": {"a": -0.6, "b": 0.9, "x0": 0.9, "k": 6.0},
+    "log-sigmoid": {"a": -0.25, "x0": 1.1, "k": 3.0},
+    "exp-decay": {"e": 0.9, "k": 1.5, "g": 0.8},
+    "log-growth": {"a": 2.0, "b": 1.0},
+    "power-growth": {"a": 0.5, "p": 0.3},
+    "envelope": {"L_inf": 1.7, "A": 1e3, "p": 0.15},
+    "kaplan-n": {"N_c": 8.8e13, "alpha_N": 0.076},
+    "overtraining": {"a": 150, "b": 800, "E": 1.8, "h": 0.15},
+    "chinchilla-tied": {"A": 400, "B": 1500, "E": 1.8, "alpha": 0.35},
+}
+
+
+def test_every_response_other_than_loss_is_planted() -> None:
+    assert {name for name, form in FORMS.items() if form.response != "loss"} <= set(PLANTED)
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_laws_of_every_response_have_a_page(name: str) -> None:
+    form = get_form(name)
+    N, D = (g.ravel() for g in np.meshgrid(np.geomspace(5e7, 1e10, 9), np.geomspace(1e9, 3e11, 9), indexing="ij"))
+    shares = form.response in ("accuracy", "error")
+    columns = {"N": N, "D": D, "C": 6 * N * D, "M": D / N, "D_F": D / 1e4, "loss": np.linspace(2, 5, 81)}
+    columns |= {"S": np.tile(np.geomspace(1e3, 1e6, 9), 9), "B": np.geomspace(1e2, 1e6, 81)}
+    columns["x"] = np.linspace(0.5, 2.0, 81) if shares else np.geomspace(1e6, 1e10, 81)
+    given = {variable: columns[variable] for variable in form.variables}
+    exact = form.to_space(form.predict(PLANTED[name], given))
+    response = form.from_space(exact + 0.002 * np.random.default_rng(0).normal(size=81))
+    options: dict[str, Any] = {"x": "x"} if "x" in form.variables else {}
+    if name == "envelope":
+        options["fixed"] = {"L_inf": 1.7}
+    page = render(fit(Points(**{**given, form.response: response}), form, **options))
+    largest = "losses" if form.response == "loss" else f"values of {form.response}"
+    assert f"largest {largest}" in page
+
+
+def test_a_response_of_another_name_has_a_page(points: Points) -> None:
+    renamed = points.with_columns(nll=points.loss, loss=None)
+    page = render(fit(renamed, "chinchilla", y="nll"))
+    assert "largest values of nll" in page
 
 
 def test_text_from_the_table_is_escaped(points: Points) -> None:

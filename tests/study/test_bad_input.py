@@ -20,7 +20,7 @@ TABLE = [
     ("final: 0.1", "finl: 0.1", ["q.yaml:18: arms.cosine.schedule.finl:", "of cosine", "did you mean 'final'?"]),
     ("{shape: cosine, final", "{shape: constant, final", ["q.yaml:18: arms.cosine.schedule.final: found the unknown key 'final' of constant"]),
     # names
-    ("family: gpt", "family: gtp", ["q.yaml:3: model.family: found 'gtp'; allowed: gpt, mlp; name: package.module:attribute", "did you mean 'gpt'?"]),
+    ("family: gpt", "family: gtp", ["q.yaml:3: model.family: found 'gtp'; allowed: gpt, mlp, f1, c1, resnet, lstm; name: package.module:attribute", "did you mean 'gpt'?"]),
     ("family: gpt", "name: gpt", ["q.yaml:3: model.name: found 'gpt'; allowed: package.module:attribute (did you mean 'family: gpt'?)"]),
     ("family: gpt", "family: a.b:C", ["q.yaml:3: model.family: found 'a.b:C'", "name: package.module:attribute"]),
     ("family: gpt", "family: gpt, name: a.b:C", ["q.yaml:3: model.name: found both family and name"]),

@@ -256,7 +256,7 @@ def test_the_loss_far_above_its_start_is_divergence(small: dict[str, Any]) -> No
 
 def test_noise_is_a_function_of_update_and_micro_batch(small: dict[str, Any]) -> None:
     """A model with dropout resumes to the bit and leaves no trace in the data order."""
-    small["model"] = {"name": "train_models:Dropping", "width": 8}
+    small["model"] = {"name": "tests.train.train_models:Dropping", "width": 8}
     made = lowered(small, warmup="0 updates", batch="8 sequences", micro_batches=2)
     whole, first, second = trainer(made), trainer(made), trainer(made)
     for update in range(6):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
+
+from isoloss.train.tasks import LanguageModelling
 
 
 class Dropping(nn.Module):
@@ -17,3 +22,27 @@ class Dropping(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.head(self.drop(self.embedding(tokens)))
+
+
+class Normed(nn.Module):
+    """A classifier with running statistics."""
+
+    def __init__(self, vocabulary: int, context: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(context)
+        self.head = nn.Linear(context, vocabulary)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(x))
+
+
+class Exploding(LanguageModelling):
+    """A task whose loss is not finite from the third update on."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def loss(self, model: Callable[..., Any], batch: torch.Tensor) -> tuple[torch.Tensor, int]:
+        self.calls += 1
+        total, count = super().loss(model, batch)
+        return total * (float("inf") if self.calls > 2 else 1.0), count

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isoloss.worth.compare import Curve, Ratio, compare, log_ratios, monotone
+from isoloss.worth.compare import Curve, Ratio, compare, matched, monotone
 from isoloss.worth.results import Result
 
 SIZES = (10_000, 20_000, 40_000)
@@ -31,10 +31,12 @@ def result(arm: str, N: int, D: float, seed: int, value: float, *, batch: int = 
     )  # fmt: skip
 
 
-def study(results: list[Result]) -> Any:
+def study(results: list[Result], tuning: float = 0.0) -> Any:
     """As much of a study's results as a comparison reads."""
     arms = list(dict.fromkeys(r.arm for r in results))
-    return SimpleNamespace(results=results, study=SimpleNamespace(baseline="base"), arms=lambda: arms)
+    return SimpleNamespace(
+        results=results, study=SimpleNamespace(baseline="base"), arms=lambda: arms, tuning=lambda arm, N: tuning
+    )
 
 
 def planted(
@@ -72,6 +74,16 @@ def test_extra_passes_and_batches_are_charged() -> None:
     assert ratios["data"].ratio == pytest.approx(1.5, rel=0.01)
     assert ratios["compute"].ratio == pytest.approx(1.5 / 2, rel=0.01)
     assert ratios["updates"].ratio == pytest.approx(1.5 * 4, rel=0.01)
+
+
+def test_tuning_is_charged_to_both_sides() -> None:
+    rows = planted(lambda N: 1.5).results
+    free = compare(study(rows)).by_size[0].ratios
+    assert free["compute with tuning"].ratio == pytest.approx(free["compute"].ratio, rel=1e-12)
+    budget = 6.0 * SIZES[0] * DURATIONS[-1]
+    charged = compare(study(rows, budget)).by_size[0].ratios["compute with tuning"].ratio
+    longest, shortest = DURATIONS[-1], DURATIONS[0]
+    assert (1.5 * shortest + longest) / (shortest + longest) < charged < (1.5 * longest + longest) / (2 * longest)
 
 
 @pytest.mark.parametrize(("power", "verdict"), [(0.3, "growing"), (-0.3, "fading"), (0.0, "steady")])
@@ -141,8 +153,8 @@ def test_inverting_a_power_law_is_exact(scale: float, power: float) -> None:
     D = np.geomspace(1e4, 1e6, 5)
     base = Curve(D, D**-power)
     arm = Curve(D, (scale * D) ** -power)
-    targets, ratios = log_ratios(arm, base)
-    assert len(targets) and np.allclose(ratios, math.log(scale), atol=1e-9)
+    targets, own, other = matched(arm, base)
+    assert len(targets) and np.allclose(other - own, math.log(scale), atol=1e-9)
     assert np.all((targets >= max(arm.low, base.low)) & (targets <= min(arm.high, base.high)))
 
 

@@ -16,10 +16,11 @@ from isoloss.cli.forms import (
     PointsFile,
     X,
     Y,
+    check_level,
     clean,
     largest_scale,
-    numbers,
-    read_points,
+    read_request,
+    solvable,
 )
 from isoloss.cli.options import Json, show
 from isoloss.recipe.errors import StudyError
@@ -43,21 +44,19 @@ def backtest(
     """Fit below several cut-offs, predict above, and report error, coverage and width beside baselines."""
     from isoloss import laws
 
-    table = read_points(points, column, flops, drop_largest)
-    scale = by or largest_scale(table)
-    options: dict[str, Any] = {
-        "x": x or None,
-        "y": y or None,
-        "fixed": numbers(pin, "--pin"),
-        "cluster": cluster or None,
-    }
+    check_level(level)
+    reading: dict[str, Any] = {"x": x, "y": y, "column": column, "flops": flops, "drop_largest": drop_largest}
+    request = read_request(points, [law], pin=pin, cluster=cluster, **reading)
+    table, options = request.points, request.options
+    scale = request.name(by) or largest_scale(table)
     choices: list[dict[str, Any]] = [{"above": cut} for cut in above or []]
     choices = choices or [{"top": share} for share in (0.5, 0.35, 0.2, 0.1)]
     rows: list[dict[str, Any]] = []
     reason = ""
     for choice in choices:
         try:
-            found = laws.holdout(table, law, by=scale, level=level, **choice, **options)
+            with solvable(law):
+                found = laws.holdout(table, law, by=scale, level=level, **choice, **options)
         except laws.LawError as error:
             reason = str(error)
             rows.append({**choice, "failed": reason})

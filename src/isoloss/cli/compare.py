@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from isoloss.cli.forms import Cluster, Column, Drop, Flops, Pin, X, Y
 from isoloss.cli.options import Json, beside, show
 
 
@@ -17,6 +18,13 @@ def compare(
     holdout: Annotated[
         str, typer.Option("--holdout", help="Points: the scale whose largest values are held out.")
     ] = "",
+    x: X = "",
+    y: Y = "",
+    column: Column = None,
+    flops: Flops = "",
+    drop_largest: Drop = 0,
+    pin: Pin = None,
+    cluster: Cluster = "",
     json: Json = False,
 ) -> None:
     """Compare two finished studies run by run, or laws on one table by their held-out score."""
@@ -29,8 +37,8 @@ def compare(
             )
         from isoloss.cli.forms import compare_forms
 
-        options: dict[str, Any] = {"by": holdout} if holdout else {}
-        compare_forms(first, law=law or [], json=json, **options)
+        reading: dict[str, Any] = {"x": x, "y": y, "column": column, "flops": flops, "drop_largest": drop_largest}
+        compare_forms(first, law=law or [], json=json, by=holdout, pin=pin, cluster=cluster, **reading)
         return
     from rich.console import Console
 

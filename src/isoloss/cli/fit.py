@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,18 +16,20 @@ from isoloss.cli.forms import (
     Law,
     Pin,
     PointsFile,
+    Request,
     X,
     Y,
+    check_level,
     clean,
-    numbers,
-    read_points,
+    read_request,
     scale_and_share,
+    solvable,
 )
 from isoloss.cli.options import Json, show
 from isoloss.recipe.errors import StudyError
 
 if TYPE_CHECKING:
-    from isoloss.laws import Draws, Fit, Holdout
+    from isoloss.laws import Draws, Fit, Holdout, Points
 
 
 def fit(
@@ -37,7 +40,9 @@ def fit(
     column: Column = None,
     flops: Flops = "",
     drop_largest: Drop = 0,
-    loss: Annotated[str, typer.Option("--loss", help="huber, l1, squared or lower-envelope.")] = "huber",
+    loss: Annotated[
+        str, typer.Option("--loss", help="huber, l1, squared or lower-envelope; default huber.", show_default=False)
+    ] = "",
     delta: Annotated[float | None, typer.Option("--delta", help="Huber width in log loss; default 1e-3.")] = None,
     pin: Pin = None,
     cluster: Cluster = "",
@@ -52,17 +57,30 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fit a law to a table of points."""
+    check_level(level)
+    reading: dict[str, Any] = {"x": x, "y": y, "column": column, "flops": flops, "drop_largest": drop_largest}
+    request = read_request(points, [law], pin=pin, cluster=cluster, **reading)
+    table = request.points
+    options = request.options | {"delta": delta} | ({"loss": loss} if loss else {})
+    with solvable(law):
+        _fit(request, table, law, options, bootstrap, level, seed, holdout, report, save, json)
+
+
+def _fit(
+    request: Request,
+    table: Points,
+    law: str,
+    options: dict[str, Any],
+    bootstrap: int,
+    level: float,
+    seed: int,
+    holdout: str,
+    report: Path | None,
+    save: Path | None,
+    json: bool,
+) -> None:
     from isoloss import laws
 
-    table = read_points(points, column, flops, drop_largest)
-    options: dict[str, Any] = {
-        "x": x or None,
-        "y": y or None,
-        "loss": loss,
-        "delta": delta,
-        "fixed": numbers(pin, "--pin"),
-        "cluster": cluster or None,
-    }
     result = laws.fit(table, law, **options)
     notes = table.check()
     draws, refused = None, ""
@@ -74,10 +92,11 @@ def fit(
     held = None
     if holdout:
         by, top = scale_and_share(holdout)
-        held = laws.holdout(table, law, by=by, top=top, level=level, seed=seed, **options)
+        held = laws.holdout(table, law, by=request.name(by), top=top, level=level, seed=seed, **options)
     try:
         if save:
-            result.save(save)
+            save.parent.mkdir(parents=True, exist_ok=True)
+            save.write_text(json_module.dumps(_saved(result), indent=2) + "\n", encoding="utf-8")
         if report:
             from isoloss.report.law_page import write_law_page
 
@@ -92,10 +111,17 @@ def fit(
         print(f"wrote {path}")
 
 
+def _saved(result: Fit) -> dict[str, Any]:
+    """The fit in plain numbers, with k of C = k N D so that allocation needs no table."""
+    from isoloss.laws.allocation import flops_ratio
+
+    return result.to_dict() | {"flops_per_nd": flops_ratio(result.points)}
+
+
 def _plain(
     result: Fit, draws: Draws | None, held: Holdout | None, notes: list[str], refused: str, level: float
 ) -> dict[str, Any]:
-    plain = result.to_dict() | {"checks": notes}
+    plain = _saved(result) | {"checks": notes}
     if draws is not None:
         names = [*result.form.names, *result.form.derived()]
         plain["intervals"] = {name: list(draws.interval(name, level)) for name in names}

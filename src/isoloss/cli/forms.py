@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +15,7 @@ from isoloss.cli.options import show
 from isoloss.recipe.errors import StudyError
 
 if TYPE_CHECKING:
-    from isoloss.laws import Points
+    from isoloss.laws import Form, Points
 
 PointsFile = Annotated[
     Path,
@@ -36,16 +38,114 @@ Pin = Annotated[
 ]
 
 
-def read_points(path: Path, column: Sequence[str] | None, flops: str, drop: int) -> Points:
-    """The table: headers renamed, missing D or C derived by the named convention, largest losses dropped."""
-    from isoloss.laws import Points
+@dataclass(frozen=True)
+class Request:
+    """A table and how to fit it. headers: our name of every header; options: keywords of `laws.fit`."""
 
-    points = Points.read(path, dict(pairs(column, "--column")))
+    points: Points
+    headers: dict[str, str]
+    options: dict[str, Any]
+
+    def name(self, text: str) -> str:
+        """A column by our name or by the header it had in the file."""
+        return text if text in self.points else self.headers.get(text, text)
+
+
+def read_request(
+    path: Path,
+    names: Sequence[str],
+    *,
+    x: str = "",
+    y: str = "",
+    column: Sequence[str] | None = None,
+    flops: str = "",
+    drop_largest: int = 0,
+    pin: Sequence[str] | None = None,
+    cluster: str = "",
+) -> Request:
+    """The table and its fit options, checked for what the laws `names` need.
+
+    Headers are renamed, a missing D or C comes from the named convention, largest losses are dropped. Raises
+    StudyError.
+    """
+    from isoloss.laws import Points, get_form
+    from isoloss.laws.readers import read_columns
+
+    renames = pairs(column, "--column")
+    for ours in [name for name, _ in renames]:
+        if sum(name == ours for name, _ in renames) > 1:
+            raise StudyError(f"--column: {ours} is given twice")
+    columns, headers = read_columns(path, dict(renames))
+    points = Points(**columns)
     if flops and "D" not in points:
         points = points.with_tokens(flops)
     elif flops and "C" not in points:
         points = points.with_compute(flops)
-    return points.drop_largest_loss(drop) if drop else points
+    found = Request(points, headers, {})
+    x, y, cluster = (found.name(text) for text in (x, y, cluster))
+    forms = [get_form(name) for name in names]
+    if drop_largest:
+        points = points.drop_largest_loss(drop_largest, y or _response(forms[0] if forms else None, points))
+    if cluster:
+        points.clusters(cluster)
+    fixed = numbers(pin, "--pin")
+    for form in forms:
+        _suits(form, points, x, y, fixed)
+    options: dict[str, Any] = {"x": x or None, "y": y or None, "fixed": fixed, "cluster": cluster or None}
+    if [form.name for form in forms] == ["envelope"]:
+        options["loss"] = "lower-envelope"
+    return Request(points, headers, options)
+
+
+def _response(form: Form | None, points: Points) -> str:
+    return form.response if form is not None and form.response in points else "loss"
+
+
+def _suits(form: Form, points: Points, x: str, y: str, fixed: dict[str, float]) -> None:
+    """Refuse, in words of the command line, what the library would refuse in words of Python."""
+    import numpy as np
+
+    has = f"the table has {', '.join(points.columns)}"
+    if form.name == "envelope" and "L_inf" not in fixed:
+        raise StudyError("law 'envelope' needs its floor: --pin L_inf=VALUE, below every loss")
+    if "x" in form.variables and not x and sum(name in points for name in ("D", "N", "C", "S", "x")) != 1:
+        raise StudyError(f"law {form.name!r} has one variable: say which column, for instance --x D ({has})")
+    response = y or _response(form, points)
+    if response not in points and not y:
+        raise StudyError(f"law {form.name!r} predicts {form.response!r}: name its column with --y ({has})")
+    observed = points.numbers(response)
+    for name in dict.fromkeys([*(x if v == "x" and x else v for v in form.variables), response]):
+        if name in points:
+            bad = np.flatnonzero(~np.isfinite(points.numbers(name)))
+            if len(bad):
+                raise StudyError(
+                    f"column {name!r}, row {bad[0]}: missing or not finite ({len(bad)} such rows); take them out of "
+                    "the file"
+                )
+    for name in ("E", "L_inf"):
+        if name in fixed and name in form.names and form.space == "log" and fixed[name] >= float(observed.max()):
+            raise StudyError(
+                f"--pin: {name}={fixed[name]:g} is a floor, but every {response} is at or below it (largest "
+                f"{observed.max():g})"
+            )
+
+
+def check_level(level: float) -> None:
+    """Refuse a level of intervals outside (0, 1). Raises StudyError."""
+    if not 0 < level < 1:
+        raise StudyError(f"--level: found {level:g}; allowed: a number between 0 and 1, for instance 0.9")
+
+
+@contextmanager
+def solvable(law: str) -> Iterator[None]:
+    """One message where a degenerate fit has derived quantities without a finite value."""
+    try:
+        yield
+    except ArithmeticError as error:
+        raise StudyError(
+            f"law {law!r} does not describe these rows: its parameters have no finite derived quantities ({error}); "
+            "does the response vary, and fall with scale?"
+        ) from None
 
 
 def pairs(given: Sequence[str] | None, option: str) -> list[tuple[str, str]]:
@@ -59,8 +159,8 @@ def pairs(given: Sequence[str] | None, option: str) -> list[tuple[str, str]]:
     return found
 
 
-def numbers(given: Sequence[str] | None, option: str) -> dict[str, float]:
-    """NAME=NUMBER options, several by comma. Raises StudyError."""
+def numbers(given: Sequence[str] | None, option: str, positive: bool = False) -> dict[str, float]:
+    """NAME=NUMBER options, several by comma. Raises StudyError, also for what is not finite (or positive)."""
     split = [part for text in given or [] for part in text.split(",")]
     found = {}
     for name, value in pairs(split, option):
@@ -68,6 +168,8 @@ def numbers(given: Sequence[str] | None, option: str) -> dict[str, float]:
             found[name] = float(value)
         except ValueError:
             raise StudyError(f"{option}: {name}={value!r} is not a number") from None
+        if not math.isfinite(found[name]) or (positive and found[name] <= 0):
+            raise StudyError(f"{option}: {name}={value}; allowed: a {'positive ' if positive else ''}finite number")
     return found
 
 
@@ -89,41 +191,43 @@ def compare_forms(
     law: Sequence[str] = (),
     json: bool = False,
     by: str = "",
-    x: str = "",
-    column: Sequence[str] | None = None,
-    flops: str = "",
-    drop_largest: int = 0,
+    **reading: Any,
 ) -> None:
     """Rank laws by rolling-origin error on fit rows, with each one's score on the held-out largest scale.
 
-    Without `law`, those that suit the table's columns. `by` may carry a share: C:0.3. Raises StudyError.
+    Without `law`, those that suit the table's columns. `by` may carry a share: C:0.3. reading: keywords of
+    `read_request`. Raises StudyError.
     """
     from rich.console import Console
     from rich.table import Table
 
     from isoloss.laws import compare
 
-    table = read_points(points, column, flops, drop_largest)
+    if law and not reading.get("x"):
+        # A law of one variable runs along the scale that is held out.
+        scale, top = scale_and_share(by or largest_scale(read_request(points, (), **reading).points))
+        reading["x"] = scale
+    request = read_request(points, law, **reading)
+    table = request.points
     scale, top = scale_and_share(by or largest_scale(table))
+    scale = request.name(scale)
     names = list(law) or _suitable(table)
-    result = compare(table, names, by=scale, top=top, x=x or scale)
+    options = request.options | {"x": request.options["x"] or scale}
+    options.pop("loss", None)
+    with solvable(names[0]):
+        result = compare(table, names, by=scale, top=top, **options)
     if json:
         show(clean({"by": result.by, "best": result.best, "ranking": result.ranking}))
         return
-    shown = Table(title=f"laws ranked by rolling origin over {result.by} (fit rows only); hold-out scored afterwards")
-    for heading in (
-        "law",
-        "parameters",
-        "rolling rmse",
-        "held-out rmse",
-        "bias",
-        "coverage",
-        "band (median)",
-    ):
-        shown.add_column(heading, justify="left" if heading == "law" else "right")
+    shown = Table(
+        title=f"laws ranked by rolling origin over {result.by} (fit rows only); hold-out scored afterwards",
+        show_edge=False,
+    )
+    for heading in ("law", "free", "rolling", "held-out", "bias", "inside", "band"):
+        shown.add_column(heading, justify="left" if heading == "law" else "right", no_wrap=True, overflow="fold")
     for row in result.ranking:
         if "failed" in row:
-            shown.add_row(row["law"], "", "-", "-", "", "", row["failed"][:60])
+            shown.add_row(row["law"], "", "-", "-")
             continue
         shown.add_row(
             row["law"],
@@ -134,8 +238,12 @@ def compare_forms(
             f"{row['coverage']:.0%}",
             f"{row['width']:.3f}",
         )
-    console = Console()
+    console = Console(highlight=False)
     console.print(shown)
+    console.print("rolling and held-out: rmse of log loss; inside and band (median width): of the 90% band")
+    for row in result.ranking:
+        if "failed" in row:
+            console.print(f"[yellow]note:[/] {row['law']}: {row['failed']}")
     console.print("baselines, held-out rmse: " + _baselines(result.ranking[0]["baselines"]))
 
 

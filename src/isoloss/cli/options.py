@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +45,14 @@ def seconds(text: str | None) -> float | None:
 def beside(study: Path, given: Path | None, ending: str) -> Path:
     """A folder named after the study file, beside it, unless one is given."""
     return given if given is not None else study.with_suffix(ending)
+
+
+def write_page(write: Callable[..., Path], answer: dict[str, Any], folder: Path) -> Path:
+    """Write the page; an unwritable folder is one message, and nothing that was trained is lost."""
+    try:
+        return write(answer, folder)
+    except OSError as error:
+        raise StudyError(f"--out: cannot write to {folder}: {error.strerror or error}") from error
 
 
 def show(value: Any) -> None:

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import json as json_module
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from isoloss.cli.forms import Cluster, Column, Drop, Flops, Law, Pin, X, Y, clean, numbers, read_points
+from isoloss.cli.forms import (
+    Cluster,
+    Column,
+    Drop,
+    Flops,
+    Law,
+    Pin,
+    Request,
+    X,
+    Y,
+    check_level,
+    clean,
+    numbers,
+    read_request,
+    solvable,
+)
 from isoloss.cli.options import Json, show
 from isoloss.recipe.errors import StudyError
 
@@ -38,13 +54,19 @@ def predict(
     """Predict the loss at planned values, or the best size and data for a compute budget."""
     if not at and not budget:
         raise StudyError("predict: say where, --at N=1e10,D=2e11 or --compute 1e22")
-    targets = [numbers([text], "--at") for text in at or []]
+    check_level(level)
+    targets = [numbers([text], "--at", positive=True) for text in at or []]
+    for value in budget or []:
+        if not (math.isfinite(value) and value > 0):
+            raise StudyError(f"--compute: found {value:g}; allowed: a positive number of FLOPs")
     if source.suffix == ".json":
         rows = _from_saved(source, targets, budget or [])
     else:
-        table = read_points(source, column, flops, drop_largest)
-        options = {"x": x or None, "y": y or None, "fixed": numbers(pin, "--pin"), "cluster": cluster or None}
-        rows = _from_points(table, law, targets, budget or [], options, level, by)
+        reading: dict[str, Any] = {"x": x, "y": y, "column": column, "flops": flops, "drop_largest": drop_largest}
+        request = read_request(source, [law], pin=pin, cluster=cluster, **reading)
+        targets = [{request.name(name): value for name, value in target.items()} for target in targets]
+        with solvable(law):
+            rows = _from_points(request, law, targets, budget or [], level, request.name(by))
     if json:
         show(clean({"level": level, "predictions": rows}))
         return
@@ -57,7 +79,7 @@ def _from_saved(path: Path, targets: list[dict[str, float]], budgets: list[float
     try:
         saved = json_module.loads(path.read_text(encoding="utf-8"))
         form, values, columns = laws.get_form(saved["law"]), saved["parameters"], saved["columns"]
-    except (OSError, KeyError, TypeError, json_module.JSONDecodeError) as error:
+    except (OSError, KeyError, TypeError, UnicodeDecodeError, json_module.JSONDecodeError) as error:
         raise StudyError(f"{path}: not a fit saved by `isoloss fit --save` ({error})") from None
     rows: list[dict[str, Any]] = []
     for target in targets:
@@ -69,48 +91,63 @@ def _from_saved(path: Path, targets: list[dict[str, float]], budgets: list[float
         value = form.predict(values, {variable: target[name] for variable, name in columns.items()})
         rows.append({**target, "predicted": float(value)})
     for budget in budgets:
-        best = laws.optimum(form, values, budget)
+        _allocates(form)
+        best = laws.optimum(form, values, budget, float(saved.get("flops_per_nd", 6.0)))
         rows.append({"C": budget, "N": float(best["N"]), "D": float(best["D"]), "predicted": float(best["loss"])})
     return rows
 
 
+def _allocates(form: Any) -> None:
+    if set(form.variables) != {"N", "D"}:
+        raise StudyError(
+            f"--compute: law {form.name!r} is a law of {', '.join(form.variables)}, and only a law of N and D splits "
+            "a budget; use --at"
+        )
+
+
 def _from_points(
-    table: Any,
+    request: Request,
     law: str,
     targets: list[dict[str, float]],
     budgets: list[float],
-    options: dict[str, Any],
     level: float,
     by: str,
 ) -> list[dict[str, Any]]:
     from isoloss import laws
+    from isoloss.laws.allocation import flops_ratio
     from isoloss.laws.validate import calibrate_fit
 
+    table, options = request.points, request.options
     result = laws.fit(table, law, **options)
     columns = list(result.problem.columns.values())
     scale = by or ("C" if "C" in table and set(columns) <= {"N", "D"} else columns[-1])
     rows: list[dict[str, Any]] = []
     for target in targets:
         given = {**target}
-        if scale == "C" and "C" not in given and {"N", "D"} <= set(given):
+        if "C" in table and "C" not in given and {"N", "D"} <= set(given):
             # The table's own ratio of C to N D: what its FLOPs were counted as.
-            given["C"] = float(given["N"] * given["D"] * _ratio(table))
+            given["C"] = float(given["N"] * given["D"] * flops_ratio(table))
+        missing = [name for name in columns if name not in given and not (name == "M" and {"N", "D"} <= set(given))]
+        if missing:
+            raise StudyError(f"--at: give {' and '.join(missing)} too (law {law!r} predicts from {', '.join(columns)})")
         if scale not in given:
             raise StudyError(f"--at: give {scale} too (the band grows along it), or name another column with --by")
         place = laws.Points(**{name: [value] for name, value in given.items()})
         calibration = calibrate_fit(table, result, scale, options)
         low, middle, high = laws.forecast(result, place, scale, calibration, level)
-        beyond = given[scale] / float(table.numbers(scale).max())
+        sizes = [scale, *(name for name in ("N", "D", "C") if name in given and name in table and name != scale)]
+        beyond = {f"times_largest_{name}": given[name] / float(table.numbers(name).max()) for name in sizes}
         rows.append(
             {
                 **target,
                 "predicted": float(middle[0]),
                 "low": float(low[0]),
                 "high": float(high[0]),
-                f"times_largest_{scale}": beyond,
+                **beyond,
             }
         )
     if budgets:
+        _allocates(result.form)
         draws = result.bootstrap(500)
         for budget in budgets:
             best = laws.optimum_intervals(draws, budget, level)
@@ -123,14 +160,6 @@ def _from_points(
                 }
             rows.append(row)
     return rows
-
-
-def _ratio(table: Any) -> float:
-    import numpy as np
-
-    if not {"N", "D", "C"} <= set(table.columns):
-        raise StudyError("--at: give C too; the table does not say how its FLOPs relate to N and D")
-    return float(np.median(table.C / (table.N * table.D)))
 
 
 def _print(rows: list[dict[str, Any]], level: float) -> None:
@@ -146,5 +175,5 @@ def _print(rows: list[dict[str, Any]], level: float) -> None:
     if any("low" in row or "N_low" in row for row in rows):
         console.print(
             f"{level:.0%} intervals: cluster bootstrap; for --at also the errors of earlier forecasts, "
-            "growing with distance"
+            "growing with the largest distance over N, D and C"
         )

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from isoloss.cli.options import Json, NoShare, Out, StorePath, StudyFile, Threads, Under, beside, command_line, show
+from isoloss.cli.options import (
+    Json,
+    NoShare,
+    Out,
+    StorePath,
+    StudyFile,
+    Threads,
+    Under,
+    beside,
+    command_line,
+    show,
+    write_page,
+)
 
 
 def report(
@@ -24,7 +36,7 @@ def report(
         study, beside(study, store, ".store"), under=under or (), threads=threads, share=not no_share
     )
     answer = results.answer(command_line())
-    page = room.write(answer, beside(study, out, ".report"))
+    page = write_page(room.write, answer, beside(study, out, ".report"))
     if json:
         show(answer)
     else:

@@ -19,6 +19,7 @@ from isoloss.cli.options import (
     command_line,
     seconds,
     show,
+    write_page,
 )
 
 
@@ -51,10 +52,10 @@ def run(
         share=not no_share,
     )
     answer = results.answer(command_line())
-    page = report.write(answer, beside(study, out, ".report"))
+    page = write_page(report.write, answer, beside(study, out, ".report"))
     if json:
         show(answer)
     else:
         Console().print(report.terminal(answer, page))
-    if any(r.status in ("failed", "diverged") for r in results.results):
+    if results.failures or any(r.status in ("failed", "diverged") for r in results.results):
         raise typer.Exit(1)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from isoloss.data.image_files import open_arrays, open_cifar, open_folder, open_idx
+from isoloss.data.image_packages import open_digits, open_huggingface, open_torchvision
 from isoloss.data.options import integer
 from isoloss.data.source import Source
 from isoloss.data.stdlib import open_stdlib_code, open_stdlib_docs
@@ -23,6 +25,13 @@ SOURCES: dict[str, Callable[[Mapping[str, Any], Path | None], Source]] = {
     "tokens": open_tokens,
     "synthetic": open_synthetic,
     "blobs": open_blobs,
+    "digits": open_digits,
+    "idx": open_idx,
+    "cifar": open_cifar,
+    "arrays": open_arrays,
+    "image-folder": open_folder,
+    "huggingface": open_huggingface,
+    "torchvision": open_torchvision,
 }
 
 

@@ -25,7 +25,8 @@ class Source(Protocol):
     """A data source: everything is a pure function of the arguments, nothing remembers a position.
 
     ``kind`` "tokens": batches are int64 (count, context + 1), inputs ``[:, :-1]`` and targets ``[:, 1:]``.
-    ``kind`` "vectors": batches are (float32 (count, features), int64 (count,)).
+    ``kind`` "vectors": batches are (float32 (count, features), int64 (count,)), or (float32 (count, C, H, W), int64
+    (count,)) from a source of images, which also has ``shape`` (C, H, W) and ``features`` = C H W.
     ``digest``: 64 hexadecimal characters over content, split, tokenizer, size and options; part of the
     recipe. ``train_size``: unique training tokens (samples for vectors) of one epoch at the context of the
     study. ``bytes_per_token``: bytes a validation token stands for; NaN where the notion has no meaning.

@@ -9,6 +9,7 @@ from typing import Any
 from isoloss.plan.lower import open_source
 from isoloss.plan.needs import Work
 from isoloss.recipe.errors import RunFailed, StateLost, StoreError
+from isoloss.recipe.references import code_digest
 from isoloss.store import Measurement, Piece, Side, Store
 from isoloss.train.layout import Layout
 from isoloss.train.loop import Row
@@ -55,6 +56,7 @@ def execute(
             f"the data has changed since the plan was made: digest {source.digest[:12]}, "
             f"planned {phase.rule.data['digest'][:12]}"
         )
+    _check_code(segment)
     start = None
     if begun + segment.begin > 0:
         try:
@@ -79,6 +81,15 @@ def execute(
     for offset in held:
         if store.has(track.key(segment.end)):
             store.release(track.key(offset))
+
+
+def _check_code(segment: Segment) -> None:
+    """A user's files must be those that the plan addressed."""
+    rule, model = segment.run.tracks[segment.track][1].rule, segment.run.start.model
+    for name, code in ((model["spec"].get("name"), model["code"]), (rule.task["name"], rule.task["code"]),
+                       (rule.optimizer["name"], rule.optimizer["code"])):  # fmt: skip
+        if "source" in code and code_digest(name) != code["source"]:
+            raise RunFailed(f"the code of {name!r} was edited after the plan was made: run the study again")
 
 
 def _piece(segment: Segment, trained: Trained, data: dict[str, Any]) -> Piece:
@@ -110,12 +121,12 @@ def _piece(segment: Segment, trained: Trained, data: dict[str, Any]) -> Piece:
 
 
 def labels(segment: Segment, data: dict[str, Any]) -> dict[str, Any]:
-    """What it takes to train the piece again from its first state, as JSON."""
+    """What it takes to train the piece again from its first state, as JSON; no path of a machine."""
     _, phase, _ = segment.run.tracks[segment.track]
     return {
         "start": asdict(segment.run.start),
         "rule": {**asdict(phase.rule), "methods": list(phase.rule.methods)},
         "carry": asdict(phase.carry),
         "numerics": dict(segment.run.numerics),
-        "data": data,
+        **({} if any(data.get(name) for name in ("path", "validation")) else {"data": data}),
     }

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from isoloss.execute.job import Job
 from isoloss.execute.worker import Setting, main
@@ -108,12 +110,13 @@ class Pool:
         deadline: float | None = None,
         claim: Callable[[str], bool] = lambda track: True,
         release: Callable[[str], None] = lambda track: None,
+        done: Callable[[Work], bool] = lambda work: False,
     ) -> Outcome:
         """Train ``works`` in their order as far as what they wait for exists.
 
         ``deadline`` (of ``time.monotonic``): begin nothing after it and stop at the end of each piece. ``claim``
         and ``release`` are the advisory leases on tracks; what somebody else holds is left to them and counts as
-        not done.
+        not done. ``done`` is asked after a claim whether somebody else has finished the work meanwhile.
         """
         outcome = Outcome()
         waiting = [(Job.of(i, work, label), work) for i, (work, label) in enumerate(zip(works, labels, strict=True))]
@@ -130,7 +133,7 @@ class Pool:
             if self.halting.is_set():
                 outcome.stopped = outcome.stopped or bool(waiting)
                 waiting = []
-            self._dispatch(waiting, idle, coming - there, outcome, listener, claim)
+            self._dispatch(waiting, idle, coming, there, outcome, listener, claim, release, done)
             busy = [w for w in self._workers if w.job]
             if not busy:
                 break  # what is left waits for a track that broke off, or that somebody else trains
@@ -144,9 +147,12 @@ class Pool:
         waiting: list[tuple[Job, Work]],
         idle: list[_Worker],
         coming: set[tuple[str, int]],
+        there: set[tuple[str, int]],
         outcome: Outcome,
         listener: Listener,
         claim: Callable[[str], bool],
+        release: Callable[[str], None],
+        done: Callable[[Work], bool],
     ) -> None:
         for job, work in list(waiting):
             if not idle and len(self._workers) >= self.size:
@@ -158,9 +164,15 @@ class Pool:
                     outcome.failures[work.node.track.id] = outcome.failures[place[0]]
                     waiting.remove((job, work))
                     continue
-                if place in coming:
+                if place in coming - there:
                     continue
-            if not claim(work.node.track.id):
+            track = work.node.track.id
+            if not claim(track):
+                continue
+            if done(work):
+                release(track)
+                there |= {(track, offset) for offset in work.segment.saves}
+                waiting.remove((job, work))
                 continue
             worker = idle.pop() if idle else self._start()
             waiting.remove((job, work))
@@ -198,7 +210,7 @@ class Pool:
             worker.job = None
             release(track)
             listener.ended(job, outcome.failures.get(track))
-            if track in outcome.failures and len(worker.processes) > 1:
+            if len(worker.finished) < len(worker.processes) > 1:
                 worker.kill()  # the others may wait for the one that failed
                 self._workers.remove(worker)
             else:
@@ -237,7 +249,8 @@ class Pool:
             process = self._context.Process(
                 target=main, args=(theirs, self.halting, replace(self.setting, rank=rank, meeting=meeting)), daemon=True
             )
-            process.start()
+            with _without_main():
+                process.start()
             theirs.close()
             processes.append(process)
             pipes.append(ours)
@@ -246,13 +259,27 @@ class Pool:
         return worker
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Workers need nothing of the script that calls; importing it again would start a study in each of them."""
+    script = sys.modules["__main__"]
+    kept: dict[str, Any] = {n: vars(script).pop(n) for n in ("__file__", "__spec__") if n in vars(script)}
+    script.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(script).update(kept)
+
+
 def _messages(
     worker: _Worker, job: Job, track: str, there: set[tuple[str, int]], outcome: Outcome, listener: Listener
 ) -> bool:
     """Take what the worker's processes have sent; True when all of them have ended the job."""
     for rank, pipe in enumerate(worker.pipes):
         while pipe.poll():
-            kind, _, payload = pipe.recv()
+            kind, number, payload = pipe.recv()
+            if number != job.id:
+                continue
             if kind == "failed":
                 sort, message = payload
                 if sort == "StateLost":

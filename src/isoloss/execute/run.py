@@ -18,13 +18,14 @@ from rich.console import Console
 
 from isoloss.execute.display import Display, matmul_peak
 from isoloss.execute.local import Pool
-from isoloss.plan.demands import Stage, folder_of, stage
+from isoloss.plan.demands import Stage, expected, folder_of, stage
 from isoloss.plan.lower import Lowering
 from isoloss.plan.memory import StoreMemory
 from isoloss.plan.needs import Nothing, Work, arrange
 from isoloss.recipe.errors import RunFailed
 from isoloss.store import Lease, Store
 from isoloss.study import Study
+from isoloss.train.layout import Layout
 
 BEAT = 5.0
 """Seconds between heartbeats of the leases that a driver holds."""
@@ -82,6 +83,17 @@ def execute(
     trained = replayed = 0
     stopped = False
     paths = list(dict.fromkeys([str(study.path.parent) if study.path else "", os.getcwd(), *sys.path]))
+    expecting = expected(study, lowering, alone=not options.share)
+    for lowered in expecting:
+        Layout(options.processes, 0).share(lowered.run.phases[0].rule.micro_batches)
+
+    def done(work: Work) -> bool:
+        """Whether another driver has trained and measured all of it since the plan was made."""
+        track, segment = work.node.track, work.segment
+        measured = memory.measured([track.key(o) for o in segment.measures])
+        whole = all(m.name in measured.get(track.key(o), {}) for o, ms in segment.measures.items() for m in ms)
+        return whole and store.has(track.key(segment.end))
+
     display = Display(console, peak=0.0 if options.quiet else matmul_peak(), quiet=options.quiet)
     with (
         Pool(
@@ -107,9 +119,12 @@ def execute(
                 raise RunFailed("tuning cannot go on: its runs are missing and nothing is left to train")
             everything = arrange(current.roots, Nothing())
             reused = sum(w.updates for w in everything) - sum(w.updates - w.replayed for w in works)
-            display.round("study" if current.complete else "tuning", works, reused)
+            if not repeated:
+                display.round("study" if current.complete else "tuning", works, reused)
             labels = [_label(current, w) for w in works]
-            outcome = pool.run(works, labels, display, deadline=deadline, claim=leases.claim, release=leases.release)
+            outcome = pool.run(
+                works, labels, display, deadline=deadline, claim=leases.claim, release=leases.release, done=done
+            )
             failed |= outcome.failures
             if outcome.fatal:
                 raise RunFailed(outcome.fatal)

@@ -1,7 +1,7 @@
 """Compute-optimal allocation and equal-loss multipliers: from a surface, an envelope or isoFLOP parabolas.
 
-C = k N D with k from a named convention (6 for '6ND'). All functions take parameter values as numbers or as
-arrays of draws, so that intervals propagate.
+C = k N D with k from the table where it has C (`flops_ratio`), else from a convention (6 for '6ND'). All
+functions take parameter values as numbers or as arrays of draws, so that intervals propagate.
 """
 
 from __future__ import annotations
@@ -26,6 +26,16 @@ FLOPS_PER_ND = 6.0
 WIDEST = (np.log(1e3), np.log(1e17))  # N and D are sought between these
 
 
+def flops_ratio(points: Points) -> float:
+    """k of C = k N D: the median of C/(N D) where the table has N, D and C, else 6 (the convention 6ND)."""
+    if not {"N", "D", "C"} <= set(points.columns):
+        return FLOPS_PER_ND
+    with np.errstate(all="ignore"):
+        ratio = points.numbers("C") / (points.numbers("N") * points.numbers("D"))
+    usable = ratio[np.isfinite(ratio) & (ratio > 0)]
+    return float(np.median(usable)) if len(usable) else FLOPS_PER_ND
+
+
 def optimum(form: Form, values: Values, C: Any, k: float = FLOPS_PER_ND, **others: Any) -> dict[str, Any]:
     """N*, D* and L* that minimise a law of (N, D) at compute C = k N D.
 
@@ -34,6 +44,8 @@ def optimum(form: Form, values: Values, C: Any, k: float = FLOPS_PER_ND, **other
     """
     _needs_surface(form)
     C = np.asarray(C, dtype=float)
+    # NumPy numbers give NaN or infinity where a degenerate law has no optimum; Python's would raise.
+    values = {name: np.asarray(value, dtype=float)[()] for name, value in values.items()}
     derived = form.derived()
     if set(form.variables) == {"N", "D"} and {"G", "a_opt"} <= set(derived):
         with np.errstate(all="ignore"):
@@ -46,7 +58,8 @@ def optimum(form: Form, values: Values, C: Any, k: float = FLOPS_PER_ND, **other
             return np.asarray(form.predict(values, {"N": np.exp(log_n), "D": np.exp(log_pool - log_n), **others}))
 
         N = np.exp(_golden(loss, np.maximum(WIDEST[0], log_pool - WIDEST[1]), np.minimum(WIDEST[1], log_pool)))
-    D = C / (k * N)
+    with np.errstate(all="ignore"):
+        D = C / (k * N)
     return {"N": N, "D": D, "loss": form.predict(values, {"N": N, "D": D, **others})}
 
 
@@ -97,9 +110,21 @@ def iso_loss_data(form: Form, values: Values, loss: Any, N: Any, **others: Any) 
     )
 
 
-def compute_multiplier(form: Form, values: Values, base_form: Form, base: Values, C: Any) -> Any:
-    """Compute the base law needs for the loss that the other reaches at its optimum of C, over C."""
-    return iso_loss_compute(base_form, base, optimum(form, values, C)["loss"]) / np.asarray(C, dtype=float)
+def compute_multiplier(
+    form: Form,
+    values: Values,
+    base_form: Form,
+    base: Values,
+    C: Any,
+    k: float = FLOPS_PER_ND,
+    base_k: float | None = None,
+) -> Any:
+    """Compute the base law needs for the loss that the other reaches at its optimum of C, over C.
+
+    k: FLOPs per parameter and token of the law; base_k: of the base law (the same unless given).
+    """
+    loss = optimum(form, values, C, k)["loss"]
+    return iso_loss_compute(base_form, base, loss, k if base_k is None else base_k) / np.asarray(C, dtype=float)
 
 
 def data_multiplier(form: Form, values: Values, base_form: Form, base: Values, N: Any, D: Any) -> Any:
@@ -107,12 +132,13 @@ def data_multiplier(form: Form, values: Values, base_form: Form, base: Values, N
     return iso_loss_data(base_form, base, form.predict(values, {"N": N, "D": D}), N) / np.asarray(D, dtype=float)
 
 
-def optimum_intervals(draws: Draws, C: float, level: float = 0.9, k: float = FLOPS_PER_ND) -> dict[str, Interval]:
-    """Intervals of N*, D* and L* at compute C."""
+def optimum_intervals(draws: Draws, C: float, level: float = 0.9, k: float | None = None) -> dict[str, Interval]:
+    """Intervals of N*, D* and L* at compute C; k is that of the fitted table unless given."""
     form = draws.fit.form
+    ratio = flops_ratio(draws.fit.points) if k is None else k
 
     def at(name: str) -> Callable[[Values], Any]:
-        return lambda values: optimum(form, values, C, k)[name]
+        return lambda values: optimum(form, values, C, ratio)[name]
 
     return {name: draws.interval(at(name), level) for name in ("N", "D", "loss")}
 
@@ -124,9 +150,11 @@ def multiplier_interval(
     N: float | None = None,
     D: float | None = None,
     level: float = 0.9,
+    k: float | None = None,
 ) -> Interval:
     """Interval of the compute multiplier at C, or of the data multiplier at (N, D), between two fitted laws.
 
+    k: FLOPs per parameter and token of both; unless given, each law's is that of its own table.
     Draws are matched in order: two bootstraps with one seed and the same clusters stay paired.
     Raises LawError unless either C or both N and D are given.
     """
@@ -135,10 +163,11 @@ def multiplier_interval(
     if (C is None) == (N is None or D is None):
         raise LawError("give either C (compute multiplier) or N and D (data multiplier)")
     refuse_few(min(draws.clusters, base.clusters), draws.unit)
+    ratios = [flops_ratio(one.fit.points) if k is None else k for one in (draws, base)]
 
     def ratio(mine: Values, theirs: Values) -> Any:
         if C is not None:
-            return compute_multiplier(draws.fit.form, mine, base.fit.form, theirs, C)
+            return compute_multiplier(draws.fit.form, mine, base.fit.form, theirs, C, *ratios)
         return data_multiplier(draws.fit.form, mine, base.fit.form, theirs, N, D)
 
     count = min(len(draws), len(base))

@@ -16,7 +16,7 @@ import numpy as np
 
 from isoloss.laws.errors import LawError, unknown
 from isoloss.laws.form import Form
-from isoloss.laws.newton import minimise
+from isoloss.laws.newton import Solution, minimise
 
 if TYPE_CHECKING:
     from isoloss.laws.fitting import Fit
@@ -25,6 +25,8 @@ Array = np.ndarray
 METHODS = ("cluster", "pairs", "residual", "parametric")
 FEWEST_CLUSTERS = 3
 FEW_CLUSTERS = 10
+MOST_FAILED = 0.05  # share of draws without a solution beyond which no interval is given
+MANY_AT_BOUND = 0.05
 Target = str | Callable[[Mapping[str, Any]], Any]
 
 
@@ -48,6 +50,7 @@ class Draws:
     parameters: natural values by name, one per draw. clusters: number of resampled units. unit: what they
     are. effective: number of equal clusters that carry as much information, (sum n)^2 / sum n^2 over cluster
     sizes n. failed: draws that did not converge (left out). at_bound: draws with a parameter at a bound.
+    index: number of each kept draw among all resamples.
     """
 
     fit: Fit
@@ -58,9 +61,22 @@ class Draws:
     failed: int
     at_bound: int
     effective: float
+    index: Array
 
     def __len__(self) -> int:
         return len(next(iter(self.parameters.values())))
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the intervals must know: failed draws, and many draws at a bound."""
+        found, kept = [], len(self)
+        if self.failed:
+            found.append(f"{self.failed} of {kept + self.failed} draws had no solution and are left out")
+        if self.at_bound > MANY_AT_BOUND * kept:
+            found.append(
+                f"{self.at_bound / kept:.0%} of the draws put a parameter at a bound: the rows do not determine it"
+            )
+        return found
 
     def values(self, target: Target) -> Array:
         """A parameter, a derived quantity, or any function of the parameter values, for every draw."""
@@ -73,13 +89,18 @@ class Draws:
         With few clusters the resampled spread is too small: deviations from the estimate are widened by
         sqrt(G / (G - 1)) and by the ratio of Student's t quantile with G - 1 degrees of freedom to the normal
         one (on the log scale for positive quantities), G being the effective number of clusters. Below ten
-        clusters the ends are plus and minus a standard deviation of the draws times the normal quantile,
-        widened alike. Raises LawError below three clusters.
+        clusters the ends are plus and minus half the central 68 % of the draws (a few draws at a bound do not
+        stretch it) times the normal quantile, widened alike. A floor E stays below the smallest loss. Raises
+        LawError below three clusters, with no residual degree of freedom, or if over 5 % of draws failed.
         """
         values = self.values(target)
         with np.errstate(all="ignore"):
             estimate = float(target_function(self.fit.form, target)(self.fit.parameters))
         low, high = self.ends(values[:, None], np.array([estimate]), level)
+        if target == "E" and self.fit.form.space == "log":
+            # A floor cannot lie above a loss that was seen (the estimate itself may, by the noise).
+            low[0] = max(float(low[0]), 0.0)
+            high[0] = min(float(high[0]), max(float(np.exp(self.fit.problem.y.min())), estimate))
         return Interval(estimate, float(low[0]), float(high[0]), level)
 
     def standard_error(self, target: Target) -> float:
@@ -110,6 +131,17 @@ class Draws:
     def ends(self, values: Array, estimate: Array, level: float) -> tuple[Array, Array]:
         """Interval ends of values (draws, k) around estimates (k,). Raises LawError below three clusters."""
         refuse_few(self.clusters, self.unit)
+        problem, tried = self.fit.problem, len(self) + self.failed
+        if problem.rows <= int(problem.free.sum()):
+            raise LawError(
+                f"no interval: {problem.rows} rows and {int(problem.free.sum())} free parameters leave no residual "
+                "to judge spread from; add rows or pin parameters"
+            )
+        if self.failed > MOST_FAILED * tried:
+            raise LawError(
+                f"no interval: {self.failed} of {tried} bootstrap draws had no solution; pin a parameter that the "
+                "rows do not determine or fit a simpler law"
+            )
         if not 0 < level < 1:
             raise LawError(f"level must lie between 0 and 1; found {level}")
         logged = (estimate > 0) & (values > 0).all(axis=0)
@@ -118,7 +150,8 @@ class Draws:
         moved = np.where(np.isfinite(moved), moved, np.nan)
         if self.clusters < FEW_CLUSTERS:
             # A handful of clusters has few distinct resamples, so quantiles would be atoms: use their spread.
-            reach = NormalDist().inv_cdf(0.5 * (1.0 + level)) * np.nanstd(moved, axis=0)
+            ends = np.nanquantile(moved, [NormalDist().cdf(-1.0), NormalDist().cdf(1.0)], axis=0)
+            reach = NormalDist().inv_cdf(0.5 * (1.0 + level)) * 0.5 * (ends[1] - ends[0])
             low, high = -reach, reach
         else:
             tail = 0.5 * (1.0 - level)
@@ -195,12 +228,41 @@ def bootstrap(
     start = np.repeat(fit.theta[None, :], draws, axis=0)
     solution = minimise(problem.model(), start, y, weight, objective, problem.free, problem.lower, problem.upper)
     good = solution.converged & np.isfinite(solution.objective)
+    if not good.all():
+        _solve_again(fit, solution, np.flatnonzero(~good), y, weight)
+        good = solution.converged & np.isfinite(solution.objective)
     theta = solution.theta[good]
     bound = ((theta <= problem.lower + 1e-9) | (theta >= problem.upper - 1e-9)) & problem.free
     natural = problem.natural(theta)
     sizes = np.bincount(groups)
     effective = float(sizes.sum() ** 2 / np.sum(sizes**2))
-    return Draws(fit, natural, count, unit, method, int((~good).sum()), int(bound.any(axis=1).sum()), effective)
+    failed, at_bound = int((~good).sum()), int(bound.any(axis=1).sum())
+    return Draws(fit, natural, count, unit, method, failed, at_bound, effective, np.flatnonzero(good))
+
+
+def _solve_again(fit: Fit, solution: Solution, bad: Array, y: Array, weight: Array) -> None:
+    """Solve failed draws once more, from each minimum of the fit through ever narrower objectives (in place)."""
+    from isoloss.laws.fitting import continuation
+    from isoloss.laws.problem import from_natural
+
+    problem = fit.problem
+    y, weight = (v if len(v) == 1 else v[bad] for v in (y, weight))
+    starts = [fit.theta, *(from_natural(fit.form, m.parameters, problem.centre) for m in fit.minima[1:3])]
+    for start in starts:
+        theta = np.repeat(start[None, :], len(bad), axis=0)
+        for step in continuation(problem, fit.loss):
+            found = minimise(problem.model(), theta, y, weight, step, problem.free, problem.lower, problem.upper)
+            theta = found.theta
+        # Two routes to one objective are a solution, even where the last digits creep along a valley.
+        gap = np.abs(found.objective - solution.objective[bad])
+        solution.converged[bad[gap <= 1e-4 * np.abs(solution.objective[bad])]] = True
+        better = np.isfinite(found.objective) & (
+            (found.converged & ~solution.converged[bad])
+            | ((found.converged == solution.converged[bad]) & (found.objective < solution.objective[bad]))
+        )
+        solution.theta[bad[better]] = found.theta[better]
+        solution.objective[bad[better]] = found.objective[better]
+        solution.converged[bad[better]] = found.converged[better]
 
 
 def resample(rng: np.random.Generator, count: int, n: int) -> Array:

@@ -1,9 +1,9 @@
 """Forecast bands calibrated by rolling origin: how wrong were earlier forecasts at this distance?
 
 Earlier cut-offs are refitted and scored on the rows beyond them. The error of a forecast at log distance d is
-taken as Student-t with scale s (d + OFFSET), so the band grows with extrapolation distance; the degrees of
-freedom are the number of doublings of scale that the cut-offs cover, because overlapping forecasts of one
-curve are not independent.
+taken as Student-t with scale s (d + OFFSET), so the band grows with extrapolation distance; the noise of one
+row, which does not shrink near the data, is added in quadrature. The degrees of freedom are the number of
+doublings of scale that the cut-offs cover, because overlapping forecasts of one curve are not independent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from isoloss.laws.errors import LawError
 
@@ -22,25 +22,28 @@ OFFSET = 0.1  # log distance that stands for the noise of a forecast right beyon
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scale of forecast errors per unit of log distance, and how many independent errors it rests on."""
+    """Scale of forecast errors per unit of log distance, how many independent errors it rests on, row noise."""
 
     scale: float
     freedom: int
     origins: int
+    noise: float = 0.0
 
     def half_width(self, distance: Array, level: float = 0.9) -> Array:
         """Half-width of the band, in log response, at a log distance beyond the last fitted scale."""
         if not 0 < level < 1:
             raise LawError(f"level must lie between 0 and 1; found {level}")
         quantile = float(stdtrit(self.freedom, 0.5 * (1.0 + level)))
-        return quantile * self.scale * (np.maximum(distance, 0.0) + OFFSET)
+        normal = float(ndtri(0.5 * (1.0 + level)))
+        return np.hypot(quantile * self.scale * (np.maximum(distance, 0.0) + OFFSET), normal * self.noise)
 
 
-def calibrate(distances: Sequence[Array], errors: Sequence[Array], reach: float) -> Calibration:
+def calibrate(distances: Sequence[Array], errors: Sequence[Array], reach: float, noise: float = 0.0) -> Calibration:
     """Calibration from the forecasts of several origins.
 
     distances, errors: per origin, log distances beyond it and log errors there. reach: log distance from the
-    earliest origin to the end of the rows. Raises LawError without any forecast.
+    earliest origin to the end of the rows. noise: standard deviation of one row about the curve. Raises
+    LawError without any forecast.
     """
     squares = [
         float(np.mean((e / (np.maximum(d, 0.0) + OFFSET)) ** 2))
@@ -50,4 +53,5 @@ def calibrate(distances: Sequence[Array], errors: Sequence[Array], reach: float)
     if not squares:
         raise LawError("no band: the rows allow no earlier cut-off with rows beyond it")
     freedom = max(1, round(reach / np.log(2.0)))
-    return Calibration(float(np.sqrt(np.mean(squares))), min(freedom, max(len(squares), 1)), len(squares))
+    scale = float(np.sqrt(np.mean(squares)))
+    return Calibration(scale, min(freedom, max(len(squares), 1)), len(squares), noise)

@@ -29,7 +29,7 @@ def checklist(fit: Fit, holdout: Holdout | None = None) -> list[Item]:
     points, d = fit.points, fit.diagnosis
     warnings = points.check()
     return [
-        _said("Is N, D, C in the right units?", [w for w in warnings if "median of" in w], "typical magnitudes"),
+        _units(fit, warnings),
         _embeddings(fit, warnings),
         _tokens(fit),
         _compute(fit),
@@ -39,11 +39,7 @@ def checklist(fit: Fit, holdout: Holdout | None = None) -> list[Item]:
             [w for w in warnings if "decades" in w or ("only" in w and "values" in w)],
             ", ".join(f"{name} {span:.2f} decades" for name, span in d.decades.items()),
         ),
-        _said(
-            "Do N and D vary apart?",
-            [w for w in warnings if "move together" in w],
-            "yes, or the law has one variable",
-        ),
+        _apart(fit, warnings),
         _said("Are there copied rows?", [w for w in warnings if "more than" in w], "none seen"),
         _outliers(fit),
         Item(
@@ -58,11 +54,7 @@ def checklist(fit: Fit, holdout: Holdout | None = None) -> list[Item]:
             f"{'converged' if fit.converged else 'not converged'}, {len(fit.minima)} distinct minima, "
             f"relative gradient {fit.gradient:.1e}",
         ),
-        Item(
-            "Is every parameter identified?",
-            "look" if d.not_identified else "fine",
-            d.not_identified or "yes, none at a bound",
-        ),
+        _identified(fit),
         _delta(fit),
         _clusters(fit),
         _held_out(holdout),
@@ -76,6 +68,35 @@ def checklist(fit: Fit, holdout: Holdout | None = None) -> list[Item]:
 
 def _said(question: str, seen: list[str], fine: str) -> Item:
     return Item(question, "look" if seen else "fine", "; ".join(seen) or fine)
+
+
+def _units(fit: Fit, warnings: list[str]) -> Item:
+    question = "Is N, D, C in the right units?"
+    seen = [w for w in warnings if "median of" in w]
+    present = [name for name in ("N", "D", "C") if name in fit.points]
+    # A magnitude betrays its unit only for N, or for two of the three together.
+    if seen or "N" in present or len(present) > 1:
+        return _said(question, seen, f"{', '.join(present)} have typical magnitudes")
+    what = f"{present[0]} alone does not show it" if present else "the table has none of them"
+    return Item(question, "unknown", f"{what}: state the units")
+
+
+def _apart(fit: Fit, warnings: list[str]) -> Item:
+    question = "Do N and D vary apart?"
+    seen = [w for w in warnings if "move together" in w]
+    if {"N", "D"} <= set(fit.points.columns):
+        return _said(question, seen, "yes: their logs are not collinear")
+    missing = " and ".join(name for name in ("N", "D") if name not in fit.points)
+    return Item(question, "unknown", f"the table has no {missing}: state how they went together")
+
+
+def _identified(fit: Fit) -> Item:
+    question = "Is every parameter identified?"
+    if fit.diagnosis.not_identified:
+        return Item(question, "look", fit.diagnosis.not_identified)
+    if not fit.converged:
+        return Item(question, "unknown", "cannot be said: the solver did not converge")
+    return Item(question, "fine", "yes, none at a bound")
 
 
 def _embeddings(fit: Fit, warnings: list[str]) -> Item:
@@ -103,6 +124,13 @@ def _compute(fit: Fit) -> Item:
     question = "How was compute counted?"
     if {"N", "D", "C"} <= set(fit.points.columns):
         ratio = fit.points.C / (fit.points.N * fit.points.D)
+        if float(np.ptp(ratio)) <= 1e-9 * float(np.max(ratio)):
+            return Item(
+                question,
+                "unknown",
+                f"C is {ratio[0]:.4g} N D in every row: one of the three was worked out from the others, so the "
+                "table cannot say how compute was counted: state it",
+            )
         return Item(question, "fine", f"C / (N D) runs from {ratio.min():.4g} to {ratio.max():.4g} (6ND gives 6)")
     return Item(question, "unknown", "no column C: allocation uses a named convention")
 

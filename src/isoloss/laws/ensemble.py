@@ -13,6 +13,7 @@ from isoloss.laws.errors import LawError
 from isoloss.laws.fitting import Fit, fit
 from isoloss.laws.form import Form
 from isoloss.laws.points import Points
+from isoloss.laws.problem import response_column
 
 Answer = Callable[[Fit], float]
 
@@ -45,8 +46,8 @@ def ensemble(
 ) -> Ensemble:
     """The answer of the law as chosen, and of every variation of one choice at a time.
 
-    Variations: other forms; delta and the L1 limit; without the smallest fifth of `by`; without the largest
-    losses (2 %); N without embeddings where the table has vocab and d_model. A variation that cannot be
+    Variations: other forms; delta and the L1 limit; without the smallest fifth of `by`; without the rows of
+    largest response (2 %); N without embeddings where the table has vocab and d_model. A variation that cannot be
     fitted is listed with its reason.
     """
     first = fit(points, law, **options)
@@ -64,7 +65,9 @@ def ensemble(
             options,
         )
     count = max(1, round(0.02 * len(points)))
-    variations[f"without the {count} largest losses"] = (points.drop_largest_loss(count), law, options)
+    response = first.response or response_column(first.form, points)
+    what = "losses" if response == "loss" else f"values of {response}"
+    variations[f"without the {count} largest {what}"] = (points.drop_largest_loss(count, response), law, options)
     answers = {"as chosen": answer(first)}
     failed: dict[str, str] = {}
     if {"vocab", "d_model", "N"} <= set(points.columns):

@@ -7,7 +7,7 @@ for all windows and all earlier cut-offs at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ FLOORS = np.concatenate([[1e-300], np.geomspace(1e-3, 30.0, 23)])  # of 1/x, at 
 WINDOWS = (np.inf, 32.0, 12.0, 5.0)  # ratio of the last to the first x of a window
 ORIGINS = (8.0, 6.0, 4.0, 3.0, 2.5, 2.0, 1.6, 1.3)  # ratio of the last x to the x of an earlier cut-off
 FEWEST = 5
+RISING_WINDOW = 5.0  # ratio of the last to the first x among which a rise is looked for
 MOST = 160
 
 
@@ -46,6 +47,7 @@ class Extrapolation:
     last: float
     _centre: float
     _coefficients: tuple[float, float, float]
+    warnings: list[str] = field(default_factory=list)
 
     def predict(self, x: Any) -> Any:
         """Predicted loss at x."""
@@ -63,8 +65,9 @@ class Extrapolation:
 def extrapolate(x: Any, loss: Any) -> Extrapolation:
     """Forecast of a curve of positive losses at increasing positive x (updates, tokens or samples).
 
-    Repeated x are averaged; long curves are averaged in log bins. Raises LawError for fewer than 7 distinct
-    points or values that are not positive and finite.
+    A curve that rises at its end is forecast as flat, with a sentence in `warnings`. Repeated x are averaged;
+    long curves are averaged in log bins. Raises LawError for fewer than 7 distinct points or values that are
+    not positive and finite.
     """
     log_x, log_y = _clean(np.asarray(x, dtype=float), np.asarray(loss, dtype=float))
     rows = len(log_x)
@@ -91,7 +94,7 @@ def extrapolate(x: Any, loss: Any) -> Extrapolation:
     assert best is not None
     score, winner, errors = best
     distances = [lx[end:] - lx[end - 1] for end in ends]
-    calibration = calibrate(distances, errors, float(lx[-1] - lx[ends[0] - 1]))
+    calibration = calibrate(distances, errors, float(lx[-1] - lx[ends[0] - 1]), _noise(lx, log_y))
     return Extrapolation(
         winner.form,
         winner.window,
@@ -101,6 +104,7 @@ def extrapolate(x: Any, loss: Any) -> Extrapolation:
         float(np.exp(log_x[-1])),
         centre,
         winner.coefficients,
+        _warnings(lx, log_y),
     )
 
 
@@ -122,6 +126,27 @@ def _clean(x: Array, y: Array) -> tuple[Array, Array]:
     if len(log_x) < FEWEST + 2:
         raise LawError(f"a forecast needs at least {FEWEST + 2} distinct x; found {len(log_x)}")
     return log_x, log_y
+
+
+def _noise(lx: Array, log_y: Array) -> float:
+    """Robust standard deviation of one row: how far it lies from the line through its two neighbours."""
+    left = (lx[2:] - lx[1:-1]) / (lx[2:] - lx[:-2])
+    off = log_y[1:-1] - left * log_y[:-2] - (1.0 - left) * log_y[2:]
+    return 1.4826 * float(np.median(np.abs(off) / np.sqrt(1.0 + left**2 + (1.0 - left) ** 2)))
+
+
+def _warnings(lx: Array, log_y: Array) -> list[str]:
+    """A sentence where the last rows rise by more than three standard errors of their slope."""
+    begin = min(int(np.searchsorted(lx, lx[-1] - np.log(RISING_WINDOW))), len(lx) - FEWEST)
+    x, y = lx[begin:] - lx[begin:].mean(), log_y[begin:] - log_y[begin:].mean()
+    slope = float(x @ y / (x @ x))
+    error = float(np.sqrt(np.sum((y - slope * x) ** 2) / (len(x) - 2) / (x @ x)))
+    if slope <= 3.0 * error or slope < 1e-12:
+        return []
+    return [
+        f"the last {len(x)} rows rise (log loss by {slope:.2g} per unit of log x): the forms only fall, so "
+        "the forecast is flat there; look for divergence or overfitting before trusting it"
+    ]
 
 
 def _origins(lx: Array) -> list[int]:

@@ -212,9 +212,23 @@ def fit(
     if not len(first):
         raise LawError(f"law {form.name!r} offers no start: give start={{...}} or define guesses() in the form")
     result = solve(points, problem, objective, first, cluster)
+    _refuse_disagreement(result)
     result.response, result.weighted = y, weighted
     result.warnings = account(result)
     return result
+
+
+def _refuse_disagreement(result: Fit) -> None:
+    """Natural parameters must predict what the solver predicts in its centred units."""
+    problem = result.problem
+    variables = {name: np.exp(logs + problem.centre[name]) for name, logs in problem.logs.items()}
+    direct = result.form.to_space(result.form.predict(result.parameters, variables))
+    gap = np.abs(direct - (problem.y - result.residuals))
+    if np.any(gap > 1e-6 * (1.0 + np.abs(problem.y))):
+        raise LawError(
+            f"law {result.form.name!r}: its parameters do not predict what the solver fitted (they differ by "
+            f"{float(np.max(gap)):.2g}); state each parameter's dimension, as coefficient('b', {{'x': 'c'}}) for b x^-c"
+        )
 
 
 def account(result: Fit) -> list[str]:
@@ -225,6 +239,9 @@ def account(result: Fit) -> list[str]:
     rivals = [m for m in result.minima[1:] if m.objective <= 1.02 * result.objective]
     if rivals:
         found.append(f"{len(rivals)} other minima lie within 2 % of the best objective: compare their parameters")
+    free = int(result.problem.free.sum())
+    if result.problem.rows <= free:
+        found.append(f"{result.problem.rows} rows fit {free} free parameters exactly: no residual is left to judge by")
     if result.diagnosis.not_identified:
         found.append(result.diagnosis.not_identified)
     return found
@@ -322,11 +339,25 @@ def _refuse_unmoved(result: Fit, begun: Array, gradient: float) -> None:
     """A fit equal to its start is an error unless the start already was a stationary point."""
     free = result.problem.free
     moved = np.abs(begun[:, free] - result.theta[free]).max(axis=1).min() if free.any() else 1.0
-    if moved < 1e-12 and gradient > 1e-6 and not result.converged:
+    if moved < 1e-12 and gradient > 1e-6 and not result.converged and _descends(result):
         raise LawError(
             f"law {result.form.name!r}: the fit equals its start although the objective still slopes "
             f"(relative gradient {gradient:.1e}); check the weights and the scale of the response"
         )
+
+
+def _descends(result: Fit) -> bool:
+    """Whether some step along the negative gradient lowers the objective."""
+    problem, model = result.problem, result.problem.model()
+    objective, weight, y = continuation(problem, result.loss)[-1], problem.weight[None, :], problem.y[None, :]
+    f, state = model.forward(result.theta[None, :])
+    slope, curvature = objective.slope(y - f)
+    gradient, _ = model.pull(state, -weight * slope, weight * curvature)
+    direction = np.where(problem.free, -gradient[0], 0.0) / max(float(np.abs(gradient).max()), 1e-300)
+    reach = np.geomspace(1e-8, 1.0, 9)[:, None]
+    trial = np.clip(result.theta + reach * direction, problem.lower, problem.upper)
+    reached = np.sum(weight * objective.rho(y - model.forward(trial)[0]), axis=1)
+    return bool(np.nanmin(reached) < float(np.sum(weight * objective.rho(y - f))) * (1.0 - 1e-6))
 
 
 def evaluate(

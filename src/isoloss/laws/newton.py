@@ -8,6 +8,7 @@ so every step descends. Bounds are met by projection; the stop is scale free (pr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +18,10 @@ from isoloss.laws.losses import Objective
 Array = np.ndarray
 CACHED = 40_000  # numbers in one work array: a batch of them stays in the second-level cache
 MOST_TOGETHER = 512
-HALVINGS = 14
+HALVINGS = 5
+DAMPINGS = (1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2)  # of the majoriser, in units of its largest diagonal entry
 ROUNDING = 2e-14
+BELIEVED = 4.0  # predicted decrease, in objectives, up to which a Newton step is tried
 STAGNANT = 10  # iterations within which a problem must gain something to be continued
 
 
@@ -110,13 +113,24 @@ def _minimise(
         gradient, hessian = work.pull(state, a, b)
         held = _held(theta, gradient, free, lower, upper)
         step, definite = newton_step(gradient, hessian, held)
+        decrease = -np.sum(gradient * step, axis=1)
+        # A quadratic that falls far below zero, where F cannot go, has rounding noise for its curvature.
+        definite &= decrease <= BELIEVED * value
         if not definite.all():
             bad = np.flatnonzero(~definite)
+            major = _majoriser(work, state, weight, objective, r, a, bad)
+            step[bad] = _damped(gradient[bad], hessian[bad], major, held[bad], value[bad])
+            moves, _ = newton_step(gradient[bad], major, held[bad], damping=1e-9)
+            decrease[bad] = -np.sum(gradient[bad] * np.stack([step[bad], moves]), axis=2).max(axis=0)
+            # A vanished term comes back by a long step of its logarithm: the step of the term itself.
+            moves = np.sign(moves) * np.log1p(np.abs(moves))
             part = work.subset(bad)
-            major = _rows(weight, bad) * objective.majoriser(r[bad])
-            _, majorised = part.pull(work.select(state, bad), a[bad], major, curved=False)
-            step[bad], _ = newton_step(gradient[bad], majorised, held[bad], damping=1e-9)
-        decrease = -np.sum(gradient * step, axis=1)
+            tried = [theta[bad] + step[bad], theta[bad] + moves]
+            reached = [
+                _total(objective, _rows(weight, bad), _rows(y, bad) - part.forward(np.clip(t, lower, upper))[0])
+                for t in tried
+            ]
+            step[bad] = np.where((reached[1] < reached[0])[:, None], moves, step[bad])
         scale = np.maximum(value, 1e-300)
         finished = decrease <= tolerance * scale + rounding
         trial = np.clip(theta + step, lower, upper)
@@ -127,21 +141,37 @@ def _minimise(
         accepted |= finished & (value_new <= value)
         failing = np.flatnonzero(~accepted & ~finished)
         repeat = list[Array]()
-        fraction = 1.0
-        for _ in range(HALVINGS):
-            if not len(failing):
-                break
-            fraction *= 0.4
-            shorter = np.clip(theta[failing] + fraction * step[failing], lower, upper)
+
+        def attempt(failing: Array, moves: Array, expected: Array) -> Array:
+            """Put moves that descend enough into the trial; the problems that still fail."""
+            shorter = np.clip(theta[failing] + moves, lower, upper)
             r_part = _rows(y, failing) - work.subset(failing).forward(shorter)[0]
             value_part = _total(objective, _rows(weight, failing), r_part)
-            enough = 1e-4 * fraction * np.minimum(decrease[failing], value[failing])
-            good = value_part <= value[failing] - enough
-            done = failing[good]
-            trial[done] = shorter[good]
-            accepted[done] = True
-            repeat.append(done)
-            failing = failing[~good]
+            good = value_part <= value[failing] - 1e-4 * np.minimum(expected, value[failing])
+            trial[failing[good]] = shorter[good]
+            accepted[failing[good]] = True
+            repeat.append(failing[good])
+            return failing[~good]
+
+        for power in range(1, HALVINGS + 1):
+            if len(failing):
+                fraction = 0.4**power
+                failing = attempt(failing, fraction * step[failing], fraction * decrease[failing])
+        if len(failing):
+            # Where the curvature breaks off near by, the ever more damped majoriser still descends.
+            every = failing
+            major = _majoriser(work, state, weight, objective, r, a, every)
+            moves = newton_step(gradient[failing], major, held[failing], damping=1e-9)[0]
+            expected = -np.sum(gradient[failing] * moves, axis=1)
+            failing = attempt(failing, np.sign(moves) * np.log1p(np.abs(moves)), 1e-4 * expected)
+            for damping in DAMPINGS:
+                if len(failing):
+                    at = np.searchsorted(every, failing)
+                    moves = newton_step(gradient[failing], _ridge(major[at], damping), held[failing])[0]
+                    expected = -np.sum(gradient[failing] * moves, axis=1)
+                    if damping == DAMPINGS[0]:
+                        decrease[failing] = expected
+                    failing = attempt(failing, moves, expected)
         stuck = ~accepted
         trial[stuck] = theta[stuck]
         again = np.concatenate([*repeat, np.flatnonzero(stuck)])
@@ -168,6 +198,30 @@ def _minimise(
             state, y, weight = work.select(state, index), _rows(y, index), _rows(weight, index)
             work = work.subset(index)
     return result
+
+
+def _majoriser(
+    work: Model, state: Any, weight: Array, objective: Objective, r: Array, a: Array, index: Array
+) -> Array:
+    """Hessian of the quadratic that lies above F and touches it (reweighted least squares), of some problems."""
+    major = _rows(weight, index) * objective.majoriser(r[index])
+    return work.subset(index).pull(work.select(state, index), a[index], major, curved=False)[1]
+
+
+def _ridge(matrix: Array, damping: float) -> Array:
+    """Matrices with a multiple of their largest diagonal entry on the diagonal: flat directions stay put."""
+    largest = np.einsum("kii->ki", matrix).max(axis=1, initial=1e-300)
+    return matrix + damping * largest[:, None, None] * np.eye(matrix.shape[1])
+
+
+def _damped(gradient: Array, hessian: Array, major: Array, held: Array, value: Array) -> Array:
+    """Newton step damped on the absolute scale of the majoriser, or the majoriser's where that is not definite."""
+    largest = np.einsum("kii->ki", major).max(axis=1, initial=1e-300)
+    slight = DAMPINGS[0] * largest[:, None, None] * np.eye(major.shape[1])
+    step, definite = newton_step(gradient, hessian + slight, held)
+    definite &= -np.sum(gradient * step, axis=1) <= BELIEVED * value
+    safe, _ = newton_step(gradient, major + slight, held)
+    return np.where(definite[:, None], step, safe)
 
 
 def _held(theta: Array, gradient: Array, free: Array, lower: Array, upper: Array) -> Array:

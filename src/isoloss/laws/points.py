@@ -10,6 +10,7 @@ import numpy as np
 
 from isoloss.laws.errors import LawError, unknown
 from isoloss.laws.flops import flops_per_token
+from isoloss.laws.readers import resembling
 
 QUANTITIES = ("N", "D", "C", "S", "B", "loss", "weight", "unique")
 LABELS = ("run", "seed", "cluster")
@@ -62,7 +63,7 @@ class Points:
         """Points from a .csv, .jsonl or .parquet file; `columns` maps our names to the file's headers."""
         from isoloss.laws.readers import read_columns
 
-        return cls(**read_columns(Path(path), columns or {}))
+        return cls(**read_columns(Path(path), columns or {})[0])
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))) if self.columns else 0
@@ -97,8 +98,13 @@ class Points:
             other = "D" if name == "C" else "C"
             raise LawError(
                 f"{name} is not in the table and is not guessed from N and {other}: name the FLOP "
-                "convention, "
-                f"points.with_{'compute' if name == 'C' else 'tokens'}('6ND') or --flops 6ND"
+                f"convention (--flops 6ND, or with_{'compute' if name == 'C' else 'tokens'} in Python)"
+            )
+        similar = resembling(name, self.columns)
+        if similar is not None:
+            raise LawError(
+                f"no column {name!r}; the table has {', '.join(self.columns)}; if {similar!r} is meant, say "
+                f"--column {name}={similar!r} (columns={{...}} in Python)"
             )
         raise unknown("column", name, self.columns)
 
@@ -126,9 +132,14 @@ class Points:
         """A copy with D = C / FLOPs per token of the named convention. Raises LawError."""
         return self.with_columns(D=self.column("C") / flops_per_token(convention, self.columns))
 
-    def drop_largest_loss(self, count: int) -> Points:
-        """Without the `count` rows of largest loss (the leave-out rule of Besiroglu et al. 2024)."""
-        order = np.argsort(self.column("loss"), kind="stable")
+    def drop_largest_loss(self, count: int, response: str = "loss") -> Points:
+        """Without the `count` rows of largest `response` (the leave-out rule of Besiroglu et al. 2024).
+
+        Raises LawError where the table does not have more rows than that.
+        """
+        if not 0 <= count < len(self):
+            raise LawError(f"cannot leave out {count} rows of largest {response}: the table has {len(self)} rows")
+        order = np.argsort(self.numbers(response), kind="stable")
         return self.where(np.sort(order[: len(self) - count]))
 
     def join(self, other: Points) -> Points:

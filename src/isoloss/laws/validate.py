@@ -154,11 +154,13 @@ def forecast(
     n: int = 500,
     seed: int = 0,
 ) -> tuple[Array, Array, Array]:
-    """Low, middle and high at the rows of `targets`: bootstrap spread and calibrated error in quadrature."""
+    """Low, middle and high at the rows of `targets`: bootstrap spread and calibrated error in quadrature.
+
+    The calibrated error grows with the largest log distance from the fitted rows over `by`, N, D and C.
+    """
     middle = np.atleast_1d(fitted.predict(targets))
     centre = fitted.form.to_space(middle)
-    last = float(fitted.points.numbers(by).max())
-    distance = np.log(targets.numbers(by) / last)
+    distance = reach(fitted.points, targets, by)
     below = above = calibration.half_width(distance, level)
     try:
         draws = fitted.bootstrap(n, seed)
@@ -177,8 +179,23 @@ def calibrate_fit(points: Points, fitted: Fit, by: str, options: dict[str, Any] 
     """Calibration of a law's forecasts on `points`: refit below cut-offs of `by`, score above them."""
     origins = rolling_origin(points, fitted.form, by, **(options or {}))
     values = points.numbers(by)
-    reach = float(np.log(values.max() / min(origin.threshold for origin in origins)))
-    return calibrate([o.distance for o in origins], [o.error for o in origins], reach)
+    history = float(np.log(values.max() / min(origin.threshold for origin in origins)))
+    spread = 1.4826 * float(np.median(np.abs(fitted.residuals - np.median(fitted.residuals))))
+    return calibrate([o.distance for o in origins], [o.error for o in origins], history, spread)
+
+
+def reach(fitted: Points, targets: Points, by: str) -> Array:
+    """Log distance of every target from the range of the fitted rows, the largest over `by`, N, D and C.
+
+    N and D count because a law of both goes astray in either; what a table lacks is left out.
+    """
+    found = np.zeros(len(targets))
+    shared = [name for name in ("N", "D", "C") if name in fitted and name in targets]
+    for name in dict.fromkeys((by, *shared)):
+        values, there = np.log(fitted.numbers(name)), np.log(targets.numbers(name))
+        # A missing value says nothing about distance: fmax skips it.
+        found = np.fmax(found, np.fmax(there - np.nanmax(values), np.nanmin(values) - there))
+    return found
 
 
 @dataclass(frozen=True)
@@ -214,7 +231,7 @@ def rolling_origin(
         rest = points.where(~inside)
         error_there = form.to_space(np.atleast_1d(early.predict(rest))) - form.to_space(_response(early, rest))
         if np.isfinite(error_there).all():
-            distance = np.log(values[~inside] / values[inside].max())
+            distance = reach(points.where(inside), rest, by)
             found.append(Origin(float(values[inside].max()), distance, error_there))
     if not found:
         raise LawError(f"law {form.name!r}: no earlier cut-off of {by} can be fitted and scored ({reason})")
@@ -264,7 +281,8 @@ def compare(
 ) -> Comparison:
     """Rank laws by rolling origin on fit rows; each one's score on the held-out largest scale is beside it.
 
-    A law that cannot be fitted is listed last with the reason. Raises LawError when none can.
+    `fixed` pins a parameter in those laws that have it. A law that cannot be fitted is listed last with the
+    reason. Raises LawError when none can.
     """
     mask, _ = split(points, by, top, above)
     inside = points.where(~mask)
@@ -272,6 +290,8 @@ def compare(
     for law in laws:
         form = get_form(law) if isinstance(law, str) else law
         chosen = {**options, **({"x": x} if "x" in form.variables and x else {})}
+        if options.get("fixed"):
+            chosen["fixed"] = {name: value for name, value in options["fixed"].items() if name in form.names}
         try:
             origins = rolling_origin(inside, form, by, **chosen)
             score = float(np.sqrt(np.mean([np.mean(o.error**2) for o in origins])))

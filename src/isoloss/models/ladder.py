@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar
 
+from isoloss.models.checks import flag, fraction, positive, word
 from isoloss.models.facts import ModelFacts
+from isoloss.models.image_ladder import C1Config, F1Config, ResNetConfig, Shape
 from isoloss.recipe.errors import nearest
 
 MLP_KINDS = ("swiglu", "gelu")
-C = TypeVar("C", bound="GPTConfig | MLPConfig")
+FROM_DATA = ("vocabulary", "context", "shape")
+"""Fields of a config that the data decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +35,10 @@ class GPTConfig:
     mlp: str = "swiglu"
     mlp_ratio: float | None = None
     tied: bool = False
+    batch_statistics: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _positive("gpt", self, "vocabulary", "context", "width", "depth", "head_size")
+        positive("gpt", self, "vocabulary", "context", "width", "depth", "head_size")
         if self.head_size % 2:
             raise ValueError(f"gpt: head_size is {self.head_size}; rotary positions turn pairs, so it must be even")
         if self.width % self.head_size:
@@ -42,15 +46,11 @@ class GPTConfig:
                 f"gpt: width {self.width} is no multiple of head_size {self.head_size}; "
                 f"nearest widths are {_multiples(self.width, self.head_size)}"
             )
-        if self.mlp not in MLP_KINDS:
-            raise ValueError(
-                f"gpt: mlp is {self.mlp!r}; allowed: {', '.join(MLP_KINDS)}{nearest(str(self.mlp), MLP_KINDS)}"
-            )
+        word("gpt", self, "mlp", MLP_KINDS)
         ratio = self.mlp_ratio
         if ratio is not None and not (isinstance(ratio, int | float) and 0 < ratio <= 64):
             raise ValueError(f"gpt: mlp_ratio is {ratio!r}; allowed: a number in (0, 64]")
-        if not isinstance(self.tied, bool):
-            raise ValueError(f"gpt: tied is {self.tied!r}; allowed: true, false")
+        flag("gpt", self, "tied")
 
     @property
     def heads(self) -> int:
@@ -92,9 +92,10 @@ class MLPConfig:
     context: int
     width: int
     depth: int
+    batch_statistics: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _positive("mlp", self, "vocabulary", "context", "width", "depth")
+        positive("mlp", self, "vocabulary", "context", "width", "depth")
 
     def facts(self) -> ModelFacts:
         """Counts and FLOPs in closed form: forward FLOPs a sample = 2 x all weights."""
@@ -109,25 +110,74 @@ class MLPConfig:
         )
 
 
-def configure(config: type[C], family: str, options: Mapping[str, Any], *, vocabulary: int, context: int) -> C:
-    """Build a config from a study's options; an unknown or missing option is a ValueError that names it."""
-    allowed = [f.name for f in fields(config) if f.name not in ("vocabulary", "context")]
+@dataclass(frozen=True, slots=True)
+class LSTMConfig:
+    """Shape of the recurrent language model: `depth` layers of `width`, embeddings of the same width.
+
+    `dropout`: share of what leaves the embedding and each layer that is dropped; the context has no bound.
+    Raises ValueError with the allowed range.
+    """
+
+    vocabulary: int
+    context: int
+    width: int
+    depth: int
+    dropout: float = 0.0
+    tied: bool = False
+    batch_statistics: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        positive("lstm", self, "vocabulary", "context", "width", "depth")
+        fraction("lstm", self, "dropout")
+        flag("lstm", self, "tied")
+
+    def facts(self) -> ModelFacts:
+        """Forward FLOPs a token = 2 matrices + 2 V d: four gates of a layer read d inputs and d states."""
+        d, V = self.width, self.vocabulary
+        matrices = 8 * self.depth * d * d
+        return ModelFacts(
+            embedding=V * d,
+            matrices=matrices,
+            head=0 if self.tied else V * d,
+            scalars=8 * self.depth * d,
+            forward_flops_per_token=2.0 * matrices + 2.0 * V * d,
+        )
+
+
+Config = GPTConfig | MLPConfig | F1Config | C1Config | ResNetConfig | LSTMConfig
+CONFIGS: dict[str, type[Config]] = {
+    "gpt": GPTConfig,
+    "mlp": MLPConfig,
+    "f1": F1Config,
+    "c1": C1Config,
+    "resnet": ResNetConfig,
+    "lstm": LSTMConfig,
+}
+
+
+def configure(
+    family: str, options: Mapping[str, Any], *, vocabulary: int, context: int, shape: Shape | None = None
+) -> Config:
+    """Build a config from a study's options and from what the data decide.
+
+    Raises ValueError that names an unknown or missing option, or that says that the model needs images.
+    """
+    config: Any = CONFIGS[family]
+    known = {f.name: f.default for f in fields(config)}
+    allowed = [name for name in known if name not in FROM_DATA]
     for name in options:
         if name not in allowed:
             raise ValueError(
                 f"{family}: unknown option {name!r}; allowed: {', '.join(allowed)}{nearest(name, allowed)}"
             )
-    for name in ("width", "depth"):
-        if name not in options:
+    for name in allowed:
+        if known[name] is MISSING and name not in options:
             raise ValueError(f"{family}: {name} is missing; it has no default")
-    return config(vocabulary=vocabulary, context=context, **options)
-
-
-def _positive(family: str, config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{family}: {name} is {value!r}; allowed: an integer of at least 1")
+    if "shape" in known and shape is None:
+        raise ValueError(f"{family}: reads images (C, H, W), but the data give {context} numbers without a shape")
+    given = {"vocabulary": vocabulary, "context": context, "shape": shape}
+    made: Config = config(**{name: value for name, value in given.items() if name in known}, **options)
+    return made
 
 
 def _multiples(width: int, step: int) -> str:

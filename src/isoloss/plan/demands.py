@@ -11,7 +11,7 @@ from typing import Any
 from isoloss.plan.lower import Lowered, Lowering
 from isoloss.plan.needs import Memory, Work, arrange
 from isoloss.plan.tree import Node, grow
-from isoloss.recipe.errors import RunFailed, StudyError
+from isoloss.recipe.errors import StudyError
 from isoloss.study import Cell, Study
 
 TUNED_PATH = "training.optimizer.lr"
@@ -97,7 +97,6 @@ def stage(
     """Ask ``memory`` what it has and return what comes next.
 
     ``alone``: every run in a key space of its own (no sharing). ``only``: names of arms to restrict to.
-    Raises ``RunFailed`` when every candidate of an arm diverged at a tuning point.
     """
     cells = [c for c in study.cells if only is None or c.arm in only]
     if not cells:
@@ -110,7 +109,7 @@ def stage(
     for cell in cells:
         if cell.arm in undecided:
             continue
-        lr, rule, edge = _lr(cell, lowering, choices)
+        lr, rule, edge = _lr(cell, lowering, choices, study.tune.between if study.tune else "")
         planned.append(Planned(cell, lowering(cell.config, lr, where=name_of(cell), alone=alone), lr, rule, edge))
     runs = [t.lowered for t in trials] + [p.lowered for p in planned]
     roots = grow(runs)
@@ -189,26 +188,32 @@ def diverged(runs: Sequence[Lowered], memory: Memory) -> dict[int, int]:
 
 
 def _choose(trials: Sequence[Trial]) -> list[Choice]:
+    """The candidate of lowest mean loss over the seeds of a point; where all diverged, the smallest one."""
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
-        groups.setdefault((trial.arm, repr(sorted(trial.point.items()))), []).append(trial)
+        place = sorted((k, str(v)) for k, v in trial.point.items() if k != "seed")
+        groups.setdefault((trial.arm, repr(place)), []).append(trial)
     found = []
     for (arm, _), group in groups.items():
-        losses = {t.lr: t.loss for t in group}
-        if any(loss is None for loss in losses.values()):
+        if any(t.loss is None for t in group):
             continue
-        known = {lr: float(loss) for lr, loss in losses.items() if loss is not None}
+        by_lr: dict[float, list[float]] = {}
+        for trial in group:
+            by_lr.setdefault(trial.lr, []).append(float(trial.loss if trial.loss is not None else math.inf))
+        known = {lr: sum(losses) / len(losses) for lr, losses in by_lr.items()}
         best = min(known, key=lambda lr: (known[lr], lr))
-        if math.isinf(known[best]):
-            raise RunFailed(f"tune: every learning rate of arm {arm!r} diverged at {dict(group[0].point)}")
         ordered = sorted(known)
         edge = len(ordered) > 1 and best in (ordered[0], ordered[-1])
-        found.append(Choice(arm, group[0].point, group[0].lowered.facts.N, best, edge, known))
+        point = {k: v for k, v in group[0].point.items() if k != "seed"}
+        found.append(Choice(arm, point, group[0].lowered.facts.N, best, edge, known))
     return found
 
 
-def _lr(cell: Cell, lowering: Lowering, choices: Sequence[Choice]) -> tuple[float, str, bool]:
-    """The cell's learning rate: given, tuned at its size, or log-linear in N between the tuned sizes (nearest beyond)."""
+def _lr(cell: Cell, lowering: Lowering, choices: Sequence[Choice], between: str) -> tuple[float, str, bool]:
+    """The cell's learning rate, where it comes from, and whether a winner lies at an edge.
+
+    Given, tuned at its size, or by the rule between the tuned sizes: log-linear in N, or the nearest one in log N.
+    """
     given = cell.config["training"]["optimizer"]["lr"]
     if given != "tuned":
         return float(given), "given", False
@@ -216,25 +221,31 @@ def _lr(cell: Cell, lowering: Lowering, choices: Sequence[Choice]) -> tuple[floa
     durations = {c.point.get("duration") for c in mine}
     if len(durations) > 1:
         mine = [c for c in mine if c.point.get("duration") == cell.coordinates.get("duration")] or mine
-    own = [
-        c for c in mine if all(cell.coordinates[k] == v for k, v in c.point.items() if k not in ("seed", "duration"))
-    ]
+    own = [c for c in mine if all(cell.coordinates[k] == v for k, v in c.point.items() if k != "duration")]
     if own:
-        return own[0].lr, "tuned", own[0].edge
+        return _mean(own), "tuned", any(c.edge for c in own)
     N = lowering(cell.config, 1.0, where=name_of(cell)).facts.N
     by_size: dict[int, list[Choice]] = {}
     for choice in mine:
         by_size.setdefault(choice.N, []).append(choice)
     sizes = sorted(by_size)
-    logs = [sum(math.log(c.lr) for c in by_size[n]) / len(by_size[n]) for n in sizes]
+    rates = [_mean(by_size[n]) for n in sizes]
     edge = any(c.edge for c in mine)
     if N in by_size:
-        return _rounded(math.exp(logs[sizes.index(N)])), "tuned", edge
-    if sizes[0] >= N or sizes[-1] <= N:
-        return _rounded(math.exp(logs[0] if sizes[0] >= N else logs[-1])), "nearest", edge
+        return rates[sizes.index(N)], "tuned", edge
+    if between == "nearest" or sizes[0] >= N or sizes[-1] <= N:
+        near = min(range(len(sizes)), key=lambda i: abs(math.log(N / sizes[i])))
+        return rates[near], "nearest", edge
     above = next(i for i, n in enumerate(sizes) if n > N)
     share = math.log(N / sizes[above - 1]) / math.log(sizes[above] / sizes[above - 1])
-    return _rounded(math.exp(logs[above - 1] + share * (logs[above] - logs[above - 1]))), "between", edge
+    return _rounded(rates[above - 1] * (rates[above] / rates[above - 1]) ** share), "between", edge
+
+
+def _mean(choices: Sequence[Choice]) -> float:
+    """Geometric mean of the winners; one winner is itself."""
+    if len({c.lr for c in choices}) == 1:
+        return choices[0].lr
+    return _rounded(math.exp(sum(math.log(c.lr) for c in choices) / len(choices)))
 
 
 def _rounded(lr: float) -> float:

@@ -13,10 +13,13 @@ from isoloss.recipe import catalogue
 from isoloss.recipe.canonical import digest
 from isoloss.recipe.errors import StudyError
 from isoloss.recipe.measure import PARTS, Measure, Observer
-from isoloss.recipe.references import code_of, is_reference
+from isoloss.recipe.references import code_of, forget_code, is_reference
 from isoloss.recipe.run import LR, Phase, Rule, Run, Start
 from isoloss.recipe.units import BATCH, DURATION, Quantity
 from isoloss.train import numerics
+
+MOST_BLOCKS = 20
+"""Sums of weights that a window average may keep."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,9 @@ class Lowering:
     def __init__(self, *, threads: int = 1, base: Path | None = None) -> None:
         """``base``: the folder that relative paths of data start from (the study file's)."""
         self.threads, self.base = threads, base
+        forget_code()
         self._rules: dict[Any, Rule] = {}
-        self._starts: dict[Any, tuple[dict[str, Any], models.ModelFacts]] = {}
+        self._starts: dict[Any, tuple[dict[str, Any], models.ModelFacts, bool]] = {}
         self._numerics: dict[tuple[str, bool], dict[str, Any]] = {}
         self._validated: set[tuple[str, int, int]] = set()
 
@@ -75,12 +79,17 @@ class Lowering:
         source = open_source(spec)
         # What a model reads at once: a context of tokens, or the features of a vector.
         context = int(spec["context"] if source.kind == "tokens" else getattr(source, "features", 1))
-        start_model, facts = self._model(config["model"], source.vocabulary, context)
+        start_model, facts, over_batch = self._model(config["model"], source, context)
         per_sample = context if source.kind == "tokens" else 1
         batch = _batch(training["batch"], per_sample)
         micro = int(training["micro_batches"])
         if batch % micro:
             raise StudyError(f"training.micro_batches: {micro} does not divide the batch of {batch}")
+        if micro > 1 and over_batch:
+            raise StudyError(
+                f"training.micro_batches: {micro}, but the model has BatchNorm, whose statistics would be those of a "
+                "micro-batch; allowed: 1"
+            )
 
         def updates(text: str, name: str) -> int:
             return _updates(Quantity.parse(text, DURATION), batch, per_sample, source.blocks(context), facts, name)
@@ -145,19 +154,24 @@ class Lowering:
         return found
 
     def _model(
-        self, spec: Mapping[str, Any], vocabulary: int, context: int
-    ) -> tuple[dict[str, Any], models.ModelFacts]:
-        memo = (digest(dict(spec)), vocabulary, context)
+        self, spec: Mapping[str, Any], source: data.Source, context: int
+    ) -> tuple[dict[str, Any], models.ModelFacts, bool]:
+        """(record for the key, facts, whether it has statistics over the batch)."""
+        shape = getattr(source, "shape", None)
+        memo = (digest(dict(spec)), source.vocabulary, context, shape)
         if memo not in self._starts:
             name = spec.get("name")
             semantics = None if name else catalogue.get("model", spec["family"]).semantics
             record = {
                 "spec": {k: v for k, v in spec.items() if k != "version"},
                 "code": code_of(name or "", spec.get("version"), semantics),
-                "vocabulary": vocabulary,
+                "vocabulary": source.vocabulary,
                 "context": context,
+                **({} if shape is None else {"shape": list(shape)}),
             }
-            self._starts[memo] = (record, models.describe(spec, vocabulary=vocabulary, context=context))
+            known: dict[str, Any] = {"vocabulary": source.vocabulary, "context": context, "shape": shape}
+            over_batch = models.needs_whole_batch(spec, **known)
+            self._starts[memo] = (record, models.describe(spec, **known), over_batch)
         return self._starts[memo]
 
     def _numerics_of(self, precision: str, compiled: bool) -> dict[str, Any]:
@@ -190,7 +204,7 @@ class _Rules:
         options = {k: v for k, v in optimizer.items() if k not in ("name", "lr", "version")}
         self._lowering = lowering
         self._fixed: dict[str, Any] = {
-            "data": {"digest": data_digest, "context": context},
+            "data": {"digest": data_digest, "context": context, **_data_code(config["data"])},
             "task": {"name": task, "code": _code("task", task, None)},
             "batch": batch,
             "micro_batches": micro,
@@ -283,12 +297,24 @@ def _observer(average: Mapping[str, Any] | None, updates: Any, run: Run) -> Obse
     for name in ("length", "every"):
         if isinstance(options.get(name), str):
             options[name] = max(1, updates(options[name], f"average.{name}"))
+    _, last, _ = run.tracks[-1]
+    reach = options.get("count", 1) * options.get("every", 1)
+    if average["kind"] != "window" and reach > last.length:
+        raise StudyError(f"average: {reach} updates are needed; allowed: at most the last phase's {last.length}")
+    semantics = catalogue.get("average", average["kind"]).semantics
+    if semantics != 1:
+        options["semantics"] = semantics
     if average["kind"] == "window":
-        _, last, _ = run.tracks[-1]
         length, every = options["length"], options["every"]
         if length > last.length:
             raise StudyError(f"average.length: {length} updates; allowed: at most the last phase's {last.length}")
         options["block"] = math.gcd(length, run.length)
+        if length // options["block"] > MOST_BLOCKS:
+            raise StudyError(
+                f"average.length: {length} updates in a run of {run.length} have the common divisor "
+                f"{options['block']}: more than {MOST_BLOCKS} copies of the weights; allowed: a length that shares a "
+                "larger divisor with the run"
+            )
         if options["block"] % every:
             raise StudyError(
                 f"average.every: {every}; allowed: a divisor of {options['block']}, which divides both the window of "
@@ -334,8 +360,19 @@ def _seeds(seed: Any) -> dict[str, int]:
 
 
 def _form_code(shape: str, version: object) -> str | None:
-    """What stands for a user's own decay form; built-in forms are frozen by their check values."""
-    return digest(code_of(shape, version, None)) if is_reference(shape) else None
+    """What stands for the code of a decay form; nothing for the first semantics of a built-in one."""
+    if is_reference(shape):
+        return digest(code_of(shape, version, None))
+    semantics = catalogue.get("schedule", shape).semantics
+    return None if semantics == 1 else str(semantics)
+
+
+def _data_code(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A user's own source: its code and options, since its digest is its own word; a built-in's digest has both."""
+    if not is_reference(spec["source"]):
+        return {}
+    options = {k: v for k, v in spec.items() if k not in ("source", "version", "path")}
+    return {"source": spec["source"], "code": code_of(spec["source"], spec.get("version"), None), "options": options}
 
 
 def _code(kind: str, name: str, version: object) -> dict[str, Any]:

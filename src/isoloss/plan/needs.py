@@ -101,14 +101,19 @@ def _blocked(nodes: Sequence[Node], known: Mapping[str, Stretch]) -> set[str]:
 
 
 def _segments(node: Node, stretch: Stretch, lacking: Mapping[int, tuple[Measure, ...]], forks: set[int]) -> list[Work]:
-    spans: list[list[int]] = []
+    spans: list[tuple[int, list[int]]] = []
     for target in sorted({*lacking, *forks}):
         begin = _begin(target, lacking.get(target, ()), stretch)
-        if spans and begin <= spans[-1][1] and _serves(spans[-1][0], target, lacking.get(target, ()), stretch):
-            spans[-1][1] = target
-        else:
-            spans.append([begin, target])
-    return [_work(node, stretch, begin, end, lacking) for begin, end in spans]
+        if not spans or begin > spans[-1][1][-1]:
+            spans.append((begin, [target]))
+            continue
+        # Overlapping stretches are trained once: from the later beginning that serves all their targets.
+        targets = [*spans[-1][1], target]
+        for candidate in (spans[-1][0], begin, 0):
+            if all(_serves(candidate, t, lacking.get(t, ()), stretch) for t in targets):
+                spans[-1] = (candidate, targets)
+                break
+    return [_work(node, stretch, begin, targets, lacking) for begin, targets in spans]
 
 
 def _begin(target: int, measures: Sequence[Measure], stretch: Stretch) -> int:
@@ -130,10 +135,13 @@ def _serves(begin: int, target: int, measures: Sequence[Measure], stretch: Stret
     return True
 
 
-def _work(node: Node, stretch: Stretch, begin: int, end: int, lacking: Mapping[int, tuple[Measure, ...]]) -> Work:
+def _work(
+    node: Node, stretch: Stretch, begin: int, targets: Sequence[int], lacking: Mapping[int, tuple[Measure, ...]]
+) -> Work:
+    end = targets[-1]
     inside = range(begin - begin % node.piece + node.piece, end, node.piece)
     saves = {*inside, end, *(o for o in node.pinned if begin < o <= end)}
-    measures = {o: ms for o, ms in lacking.items() if begin <= o <= end}
+    measures = {o: lacking[o] for o in targets if o in lacking}
     segment = Segment(node.run, node.index, begin, end, tuple(sorted(saves)), measures)
     replayed = sum(max(0, min(end, b) - max(begin, a)) for a, b in stretch.covered)
     return Work(node, segment, replayed)

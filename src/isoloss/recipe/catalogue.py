@@ -5,7 +5,7 @@ A study is validated from these records alone, so nothing heavy is imported to c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from isoloss.recipe.errors import StudyError, nearest
@@ -53,7 +53,7 @@ class Entry:
 
     ``semantics`` is raised by hand when the numbers it produces change: it is part of every key. ``tags`` say
     what a name can do: data "tokens" or "vectors", a schedule's "decay" (also a cooldown) or "trunk" (may be
-    followed by a cooldown), a task's and a model's "tokens" or "vectors".
+    followed by a cooldown), a task's and a model's "tokens" or "vectors" ("images": of images alone).
     """
 
     name: str
@@ -88,6 +88,15 @@ _DECAY = (_FINAL, _HORIZON)
 _WIDTH = Option("width", "integer", REQUIRED, 1, 65_536, summary="size of a hidden vector")
 _DEPTH = Option("depth", "integer", REQUIRED, 1, 1_024, summary="number of blocks")
 _SEED = Option("seed", "integer", 0, 0, 2**63 - 1, summary="seed of the generated data")
+_SIDE = Option("side", "integer", None, 1, 4_096, summary="scale to this many pixels a side; null: all are of one size")
+_IMAGES = (
+    Option("classes", "text", None, summary="classes in use, as `0-4` or `1, 3, 5-7`, renumbered in that order"),
+    Option("crop", "integer", 0, 0, 1_024, summary="training: pad by so many pixels, cut a window anywhere"),
+    Option("flip", "boolean", False, summary="training: mirror left and right half of the time"),
+    Option("cutout", "integer", 0, 0, 1_024, summary="training: side of a square that is blanked anywhere"),
+    Option("fill", "number", 0.0, -1e6, 1e6, summary="value of padded pixels, in the units of the file"),
+    Option("holdout", "number", 0.1, 0.001, 0.5, summary="share held out where there are no test images"),
+)
 
 
 def _decay(name: str, summary: str) -> Entry:
@@ -127,6 +136,63 @@ _ENTRIES = (
         1,
         (_WIDTH, Option("depth", "integer", REQUIRED, 1, 1_024, summary="number of hidden layers")),
         ("vectors",),
+    ),
+    Entry(
+        "f1",
+        "model",
+        "perceptron with BatchNorm: F1 of Keskar et al. 2017",
+        "isoloss.models.mlp:F1",
+        1,
+        (
+            Option("width", "integer", 512, 1, 65_536, summary="size of a hidden vector"),
+            Option("depth", "integer", 5, 1, 1_024, summary="number of hidden layers"),
+        ),
+        ("vectors",),
+    ),
+    Entry(
+        "c1",
+        "model",
+        "shallow conv net with BatchNorm: C1 of Keskar et al. 2017",
+        "isoloss.models.convnet:C1",
+        1,
+        (
+            Option("width", "integer", 64, 1, 65_536, summary="filters of a convolution; 6 and 3 times it follow"),
+            Option("dropout", "number", 0.5, 0, 1, open_high=True, summary="share dropped behind a hidden layer"),
+        ),
+        ("vectors", "images"),
+    ),
+    Entry(
+        "resnet",
+        "model",
+        "residual network for small images (He et al. 2016, section 4.2)",
+        "isoloss.models.resnet:ResNet",
+        1,
+        (
+            Option("depth", "integer", REQUIRED, 8, 6_002, summary="weighted layers, 6 n + 2"),
+            Option("width", "integer", 16, 1, 65_536, summary="filters of the first of three stages"),
+            Option(
+                "shortcut",
+                "word",
+                "pad",
+                choices=("pad", "projection"),
+                summary="where shapes differ: zero channels, or a 1x1 convolution with BatchNorm",
+            ),
+        ),
+        ("vectors", "images"),
+    ),
+    Entry(
+        "lstm",
+        "model",
+        "recurrent language model (Zaremba et al. 2014)",
+        "isoloss.models.lstm:LSTM",
+        1,
+        (
+            _WIDTH,
+            Option("depth", "integer", REQUIRED, 1, 1_024, summary="number of layers"),
+            Option("dropout", "number", 0.0, 0, 1, open_high=True, summary="share dropped between layers"),
+            Option("tied", "boolean", False, summary="one table for the embedding and the output head"),
+        ),
+        ("tokens",),
     ),
     Entry(
         "stdlib-code",
@@ -230,6 +296,103 @@ _ENTRIES = (
             _SEED,
         ),
         ("vectors",),
+    ),
+    Entry(
+        "digits",
+        "data",
+        "1,797 handwritten digits of 8x8 that scikit-learn carries",
+        "isoloss.data:open_source",
+        1,
+        (*_IMAGES[:-1], replace(_IMAGES[-1], default=0.3)),
+        ("vectors", "images"),
+    ),
+    Entry(
+        "idx",
+        "data",
+        "image files of the MNIST family (idx, plain or .gz)",
+        "isoloss.data:open_source",
+        1,
+        (Option("path", "paths", REQUIRED, summary="their folder, or a glob"), *_IMAGES),
+        ("vectors", "images"),
+    ),
+    Entry(
+        "cifar",
+        "data",
+        "CIFAR-10 or CIFAR-100, binary version",
+        "isoloss.data:open_source",
+        1,
+        (
+            Option("path", "paths", REQUIRED, summary="the folder with the .bin files"),
+            Option("labels", "word", "fine", choices=("fine", "coarse"), summary="which labels of CIFAR-100"),
+            *_IMAGES,
+        ),
+        ("vectors", "images"),
+    ),
+    Entry(
+        "arrays",
+        "data",
+        "images and labels in one .npz file",
+        "isoloss.data:open_source",
+        1,
+        (
+            Option("path", "paths", REQUIRED, summary="the .npz file"),
+            Option(
+                "layout",
+                "word",
+                "auto",
+                choices=("auto", "nchw", "nhwc"),
+                summary="where the channels of 4-dimensional arrays are",
+            ),
+            *_IMAGES,
+        ),
+        ("vectors", "images"),
+    ),
+    Entry(
+        "image-folder",
+        "data",
+        "pictures, one folder a class (needs Pillow)",
+        "isoloss.data:open_source",
+        1,
+        (
+            Option("path", "paths", REQUIRED, summary="folder with CLASS/, or with train/CLASS/ and test/CLASS/"),
+            _SIDE,
+            *_IMAGES,
+        ),
+        ("vectors", "images"),
+    ),
+    Entry(
+        "huggingface",
+        "data",
+        "images through Hugging Face datasets (extra)",
+        "isoloss.data:open_source",
+        1,
+        (
+            Option("dataset", "text", None, summary="name on the Hub"),
+            Option("config", "text", None, summary="its configuration"),
+            Option("path", "paths", None, summary="folder it was saved to, in place of the name"),
+            Option("train", "text", "train", summary="split that is trained on"),
+            Option("test", "text", None, summary="split for validation; null: `test` if there is one"),
+            Option("image", "text", "image", summary="column of the pictures"),
+            Option("label", "text", "label", summary="column of the classes"),
+            _SIDE,
+            *_IMAGES,
+        ),
+        ("vectors", "images"),
+    ),
+    Entry(
+        "torchvision",
+        "data",
+        "images through torchvision (extra)",
+        "isoloss.data:open_source",
+        1,
+        (
+            Option("dataset", "text", REQUIRED, summary="name of a class in torchvision.datasets"),
+            Option("path", "paths", None, summary="its root folder; null: below the cache"),
+            Option("download", "boolean", False, summary="fetch what is missing"),
+            _SIDE,
+            *_IMAGES,
+        ),
+        ("vectors", "images"),
     ),
     Entry(
         "adamw",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.metadata
 import re
 import sys
 from functools import lru_cache
@@ -27,9 +28,10 @@ def load(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # whatever a user's module does when it is imported
         raise StudyError(
-            f"cannot import {module_name!r} of {name!r}: {error}; modules beside the study file are found too"
+            f"cannot import {module_name!r} of {name!r}: {type(error).__name__}: {error}; "
+            "modules beside the study file are found too"
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -40,12 +42,33 @@ def load(name: str) -> Any:
 
 @lru_cache(maxsize=256)
 def code_digest(name: str) -> str:
-    """SHA-256 of the source file that holds ``name``: editing a user's file changes every key it decides."""
+    """What stands for the code behind ``name``: editing a user's files changes every key it decides.
+
+    SHA-256 over all Python files of the top-level package (or of the one module); for an installed distribution
+    its name and version. Cached until ``forget_code``.
+    """
     load(name)
-    path = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
+    top = name.partition(":")[0].partition(".")[0]
+    path = getattr(sys.modules[top], "__file__", None)
     if path is None:
         raise StudyError(f"{name!r} has no source file to address; give it an explicit version: in the study")
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if "site-packages" in Path(path).parts:
+        found = importlib.metadata.packages_distributions().get(top, [])
+        return "; ".join(f"{d} {importlib.metadata.version(d)}" for d in sorted(set(found))) or _hash([Path(path)])
+    folder = Path(path).parent
+    return _hash(sorted(folder.rglob("*.py")) if Path(path).name == "__init__.py" else [Path(path)])
+
+
+def forget_code() -> None:
+    """Look at the files again the next time."""
+    code_digest.cache_clear()
+
+
+def _hash(paths: list[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(f"{path.name}:".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
 
 
 def code_of(name: str, version: object, semantics: int | None) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from isoloss.laws import Draws, Fit, Holdout, LawError, ensemble, optimum
+from isoloss.laws import Draws, Fit, Holdout, LawError, Points, ensemble, optimum
+from isoloss.laws.allocation import flops_ratio
 from isoloss.laws.checklist import checklist
+from isoloss.laws.validate import reach
 
 Array = np.ndarray
 Plot = dict[str, Any]
@@ -113,18 +115,20 @@ def _choices(fit: Fit) -> dict[str, Any]:
     points, columns = fit.points, list(fit.problem.columns.values())
     if {"N", "D"} <= set(fit.form.variables):
         N, D = points.numbers("N"), points.numbers("D")
-        ratio = float(np.median(points.numbers("C") / (N * D))) if "C" in points else 6.0
+        ratio = flops_ratio(points)
         others = {name: float(points.numbers(name).max()) for name in columns if name not in ("N", "D")}
         budget = 10.0 * float(np.max(ratio * N * D))
         best = optimum(fit.form, fit.parameters, budget, ratio, **others)
-        place: dict[str, Any] = {"N": float(best["N"]), "D": float(best["D"]), **others}
+        size = float(best["N"]) if _inside(best["N"]) else float(N.max())
+        place: dict[str, Any] = {"N": size, "D": budget / (ratio * size), **others}
     else:
         place = {name: float(points.numbers(name).max()) for name in columns}
         place[columns[-1]] *= 10.0
     options: dict[str, Any] = {"x": fit.x, "y": fit.response, "loss": fit.loss.kind, "weighted": fit.weighted}
     options |= {"delta": fit.loss.delta, "tau": fit.loss.tau, "cluster": fit.cluster}
     pinned = {name: fit.parameters[name] for name in fit.problem.fixed}
-    rivals = [] if pinned else [name for name in _RIVALS.get(fit.form.variables, ()) if name != fit.form.name]
+    comparable = fit.form.response == "loss" and not pinned
+    rivals = [name for name in _RIVALS.get(fit.form.variables, ()) if comparable and name != fit.form.name]
     found = ensemble(
         points,
         fit.form,
@@ -154,7 +158,8 @@ def _held_out(holdout: Holdout | None) -> dict[str, Any] | None:
         return None
     others = ", ".join(f"{name} {value:.4f}" for name, value in holdout.baselines.items())
     columns = list(holdout.rows[0])
-    worst = sorted(holdout.rows, key=lambda row: -abs(np.log(row["predicted"] / row["actual"])))[:25]
+    space = holdout.fit.form.to_space
+    worst = sorted(holdout.rows, key=lambda row: -abs(float(space(row["predicted"]) - space(row["actual"]))))[:25]
     return {
         "sentence": f"Fitted below {holdout.by} = {holdout.threshold:.4g} and scored on {len(holdout.rows)} "
         "rows above: rmse "
@@ -187,13 +192,7 @@ def _figures(
         )
     yield (
         "Forecast fan",
-        "The mean curve beyond the rows. "
-        + (
-            "The band joins bootstrap spread and the errors of earlier forecasts."
-            if holdout
-            else "The band is bootstrap spread only and too narrow for new rows; --holdout calibrates it on "
-            "past forecasts."
-        ),
+        "The mean curve beyond the rows. " + _fan_caption(fit, draws, holdout),
         [_fan(fit, draws, holdout, level)],
     )
     view = _isoflop(fit)
@@ -294,10 +293,35 @@ def _profile(fit: Fit, name: str, level: float) -> Plot | None:
     }  # fmt: skip
 
 
+def _along(fit: Fit) -> str:
+    return "D" if fit.form.name == "data-constrained" else list(fit.problem.columns.values())[-1]
+
+
+def _calibrated(fit: Fit, holdout: Holdout | None) -> bool:
+    """Whether the past forecasts were scored along something that grows along the fan."""
+    if holdout is None:
+        return False
+    along, columns = _along(fit), set(fit.problem.columns.values())
+    return holdout.by == along or (holdout.by == "C" and along in ("N", "D") and {"N", "D"} <= columns)
+
+
+def _fan_caption(fit: Fit, draws: Draws | None, holdout: Holdout | None) -> str:
+    if draws is None:
+        return "There is no band: the fit was not resampled."
+    if holdout is None:
+        return "The band is bootstrap spread only and too narrow for new rows; --holdout calibrates it."
+    if not _calibrated(fit, holdout):
+        return (
+            f"The band is bootstrap spread only and too narrow for new rows: the hold-out scored forecasts along "
+            f"{holdout.by}, which says nothing about {_along(fit)}."
+        )
+    return f"The band joins bootstrap spread and the errors of earlier forecasts along {holdout.by}."
+
+
 def _fan(fit: Fit, draws: Draws | None, holdout: Holdout | None, level: float) -> Plot:
     """The law along its last variable (data, steps) at the largest well-measured value of the others."""
     columns = list(fit.problem.columns.values())
-    along = columns[-1] if fit.form.name != "data-constrained" else "D"
+    along = _along(fit)
     start, end = float(fit.points.numbers(along).min()), float(fit.points.numbers(along).max())
     x = np.geomspace(start, end * FAN_REACH, 80)
     given: dict[str, Any] = {name: np.full_like(x, _well_measured(fit.points.numbers(name))) for name in columns}
@@ -306,8 +330,11 @@ def _fan(fit: Fit, draws: Draws | None, holdout: Holdout | None, level: float) -
     data: list[dict[str, Any]] = []
     if draws is not None:
         low, _, high = draws.predict_band(level, **given)
-        if holdout is not None:
-            wide = holdout.calibration.half_width(np.log(np.maximum(x / end, 1.0)), level)
+        if holdout is not None and _calibrated(fit, holdout):
+            there = {name: values for name, values in given.items() if name != "C"}
+            if {"N", "D"} <= set(there):
+                there["C"] = flops_ratio(fit.points) * there["N"] * there["D"]
+            wide = holdout.calibration.half_width(reach(fit.points, Points(**there), holdout.by), level)
             centre = fit.form.to_space(middle)
             low = fit.form.from_space(centre - np.hypot(centre - fit.form.to_space(low), wide))
             high = fit.form.from_space(centre + np.hypot(fit.form.to_space(high) - centre, wide))
@@ -361,12 +388,17 @@ def _well_measured(values: Array) -> float:
     return float(larger[int(np.argmax(counts))])
 
 
+def _inside(size: Any) -> bool:
+    """Whether an optimal size is one: a law without a slope in N or D puts it at zero or infinity."""
+    return 1.0 <= float(size) <= 1e17
+
+
 def _isoflop(fit: Fit) -> Plot | None:
     if fit.form.variables != ("N", "D"):
         return None
     N, D = fit.points.numbers("N"), fit.points.numbers("D")
-    C = fit.points.numbers("C") if "C" in fit.points else 6.0 * N * D
-    ratio = float(np.median(C / (N * D)))
+    ratio = flops_ratio(fit.points)
+    C = fit.points.numbers("C") if "C" in fit.points else ratio * N * D
     observed = fit.form.from_space(fit.problem.y)
     data: list[dict[str, Any]] = []
     colours = ["#440154", "#3b528b", "#21918c", "#5ec962", "#e0b000"]
@@ -374,6 +406,8 @@ def _isoflop(fit: Fit) -> Plot | None:
     for log_c, colour in zip(places, colours, strict=True):
         budget = float(np.exp(log_c))
         best = optimum(fit.form, fit.parameters, budget, ratio)
+        if not _inside(best["N"]):
+            return None
         size = np.geomspace(min(N.min(), float(best["N"]) / 4), max(N.max(), float(best["N"]) * 4), 60)
         loss = fit.predict(N=size, D=budget / (ratio * size))
         near = np.abs(np.log10(C) - log_c / np.log(10)) < 0.05

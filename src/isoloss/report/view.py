@@ -133,7 +133,7 @@ def sharing(result: Json) -> Json | None:
     tuning = facts.get("tuning") or {}
     if tuning.get("updates"):
         cost = f" ({formats.flops(tuning['flops'])} FLOPs)" if tuning.get("flops") else ""
-        extra.append(f"Tuning took {formats.count(tuning['updates'])} updates{cost}, charged to the arms.")
+        extra.append(f"Tuning took {formats.count(tuning['updates'])} updates{cost}, the same budget for every arm.")
     return {
         "shared": shared, "unshared": unshared, "share": share, "sentence": sentence, "closed": closed_text,
         "rows": rows, "extra": extra,

@@ -16,6 +16,7 @@ from isoloss import models
 from isoloss.data import Source
 from isoloss.methods import schedules
 from isoloss.methods.gradient_norm import global_norm
+from isoloss.recipe.errors import StudyError
 from isoloss.recipe.references import is_reference, load
 from isoloss.recipe.run import LR, Phase, Start
 from isoloss.train import optimizers, tasks
@@ -89,6 +90,11 @@ class Trainer:
         self.optimizer = optimizers.build(self.rule.optimizer, self.parameters, self.weights, self.gradient)
         self.forward = torch.compile(self.model) if numerics["compiled"] else self.model
         self.model.train()
+        if self.layout.world > 1 and self.buffers():
+            raise StudyError(
+                f"the model has running statistics ({', '.join(list(self.buffers())[:3])}), which processes that share "
+                "micro-batches would see in parts; allowed: --processes 1"
+            )
         self.update, self.samples = 0, 0
         self.first_loss: float | None = None
 
@@ -99,6 +105,7 @@ class Trainer:
             vocabulary=self.source.vocabulary,
             context=self.context,
             seed=self.start.seed,
+            shape=self.start.model.get("shape"),
         )
 
     def buffers(self) -> dict[str, Tensor]:

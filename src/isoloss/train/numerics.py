@@ -5,12 +5,18 @@ Host names, paths and the number of workers are not among them: they change no b
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Any
 
 import torch
 
+_DISPATCH = (
+    "ATEN_CPU_CAPABILITY", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_DEBUG_CPU_TYPE",
+    "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA",
+)  # fmt: skip
+"""Variables by which a user may choose other kernels."""
 PRECISIONS = ("fp32", "bf16-autocast", "bf16-master")
 
 
@@ -38,6 +44,7 @@ def detect(precision: str = "fp32", *, compiled: bool = False, threads: int = 1)
         "precision": precision,
         "compiled": compiled,
         "optimizer": "flat",
+        "environment": {name: os.environ[name] for name in _DISPATCH if name in os.environ},
     }
 
 

@@ -31,7 +31,7 @@ _KINDS: dict[str, Callable[..., Average]] = {
 
 def build(observer: Observer) -> Average:
     """A fresh averager; it has seen nothing."""
-    return _KINDS[observer.kind](**observer.options)
+    return _KINDS[observer.kind](**{k: v for k, v in observer.options.items() if k != "semantics"})
 
 
 def lookback(observer: Observer) -> int | None:

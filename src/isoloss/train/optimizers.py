@@ -42,6 +42,12 @@ def build(record: Mapping[str, Any], layout: FlatLayout, flat: Tensor, gradient:
         made: torch.optim.Optimizer = load(name)(groups, lr=1.0, **options)
     except TypeError as error:
         raise StudyError(f"optimizer {name!r} does not take these options: {error}") from error
+    base = torch.optim.Optimizer
+    if type(made).state_dict is not base.state_dict or type(made).load_state_dict is not base.load_state_dict:
+        raise StudyError(
+            f"optimizer {name!r} keeps its state in a state_dict of its own, so a stored run could not go on from it; "
+            "allowed: optimizers whose state is in .state and .param_groups"
+        )
     return made
 
 

@@ -119,11 +119,12 @@ def train(
         begin, clock = offset, time.perf_counter()
         rows: list[Row] = []
         broken: str | None = None
+        reached = begin
         while offset < end and broken is None:
             try:
                 row = trainer.step(offset)
             except Diverged as error:
-                broken = str(error)
+                broken, reached = str(error), offset + 1  # the first offset that cannot be reached
                 break
             offset += 1
             rows.append(row)
@@ -134,14 +135,14 @@ def train(
                 worst = next((v for v in values if not math.isfinite(v[2])), None)
                 if worst:
                     values.remove(worst)
-                    broken = f"update {begun + offset}: {worst[1].name} is {worst[2]:g}"
+                    broken, reached = f"update {begun + offset}: {worst[1].name} is {worst[2]:g}", offset
             progress(offset, row)
         state = None
         if broken is None:
             sides = {name: observers.pack(average) for name, average in watching.items() if name in whole}
             state = State(*trainer.state(), sides=sides)
         else:
-            offset = max(offset, begin + 1)
+            offset = reached
         emit(
             Trained(
                 begin, offset, state, _curve(rows, begun + begin), tuple(values), broken, time.perf_counter() - clock

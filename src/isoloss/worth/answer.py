@@ -18,7 +18,7 @@ from isoloss.plan.lower import open_source
 from isoloss.plan.tree import Node
 from isoloss.store import Store
 from isoloss.worth.compare import LEVEL, Comparison, Overall, Ratio, Worth, compare
-from isoloss.worth.results import Result, Results, training_curve, tuning_cost
+from isoloss.worth.results import Result, Results, bits_per_nat, training_curve, tuning_cost
 
 DRAWS = 1000
 CURVE_POINTS = 60
@@ -63,12 +63,9 @@ def summary(results: Results, comparison: Comparison, sharing: Mapping[str, Any]
         if ratio.low is None or ratio.high is None:
             words = f"about {ratio.ratio:.2f}x the data of {base} (fewer than 3 seeds: no interval)"
         elif ratio.resolved:
-            words = f"{ratio.ratio:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}] the data of {base}"
+            words = f"{_words(ratio)} the data of {base}"
         else:
-            words = (
-                f"{ratio.ratio:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}] the data of {base}: not resolved, "
-                "the interval includes 1"
-            )
+            words = f"{_words(ratio)} the data of {base}: not resolved, the interval includes 1"
         trend = ""
         if overall.trend:
             trend = {
@@ -77,16 +74,32 @@ def summary(results: Results, comparison: Comparison, sharing: Mapping[str, Any]
                 "fading": "; it fades with size",
             }.get(overall.trend.verdict, "; how it changes with size is not resolved")
         sentences.append(f"At equal loss, {overall.arm} is worth {words}{trend}.")
+    charged = [
+        f"{o.arm} {_words(o.ratios['compute with tuning'])}" for o in comparison.overall if sharing["tuning"]["flops"]
+    ]
+    if charged:
+        sentences.append(
+            f"With an arm's tuning added to one run at each size, the compute is worth: {', '.join(charged)}."
+        )
     unshared, shared = sharing["updates"]["unshared"], sharing["updates"]["shared"]
-    if shared < unshared:
+    finished = bool(results.results) and all(r.status == "done" for r in results.results)
+    if shared < unshared and finished:
         sentences.append(
             f"Shared stretches were trained once: {shared:,} updates instead of {unshared:,} "
             f"({1 - shared / unshared:.0%} saved)."
         )
     counts = _counts(results)
-    if len(counts) > 1 or "done" not in counts:
+    if not counts:
+        sentences.append("No run is finished: tuning comes first. Run the study again to go on.")
+    elif len(counts) > 1 or "done" not in counts:
         sentences.append("Runs: " + ", ".join(f"{count} {status}" for status, count in counts.items()) + ".")
     return sentences
+
+
+def _words(ratio: Ratio) -> str:
+    """A ratio with its interval, short."""
+    interval = "" if ratio.low is None or ratio.high is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
+    return f"{ratio.ratio:.2f}x{interval}"
 
 
 def caveats(results: Results, comparison: Comparison, laws: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -96,6 +109,14 @@ def caveats(results: Results, comparison: Comparison, laws: Sequence[Mapping[str
     seeds = {r.seed for r in done}
     if 0 < len(seeds) < 3:
         found.append(f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}: no intervals; 3 are the fewest for one.")
+    untuned = [arm.name for arm in results.study.arms if arm.name not in {r.arm for r in results.results}]
+    if untuned:
+        found.append(f"{', '.join(untuned)}: not compared, because tuning is not finished or failed.")
+    for message in dict.fromkeys(results.failures.values()):
+        found.append(f"A run failed: {message}.")
+    pooled = [p for p in results.study.grid if p not in ("seed", "duration") and not p.startswith("model.")]
+    if pooled:
+        found.append(f"{', '.join(pooled)} is swept too: worth and laws average over it at equal D.")
     edges = sorted({r.arm for r in results.results if r.lr_edge})
     if edges:
         found.append(
@@ -200,6 +221,7 @@ def _run(r: Result, store: Store) -> dict[str, Any]:
         "lr": r.lr,
         "loss": r.loss,
         "loss_a": r.loss_a,
+        "bits_per_byte": None if r.loss is None or r.bits is None else r.loss * r.bits,
         "status": r.status,
         "message": r.message,
         "extra": r.extra,
@@ -416,10 +438,8 @@ def _units(results: Results) -> dict[str, Any]:
     source = open_source(first.data)
     if source.kind != "tokens":
         return {"D": "samples", "loss": "nats per sample", "bits_per_byte": None}
-    width = source.bytes_per_token
-    unit = "byte" if width == 1 else "token"
-    bits = 1 / (math.log(2) * width) if math.isfinite(width) else None
-    return {"D": "tokens", "loss": f"nats per {unit}", "bits_per_byte": bits}
+    unit = "byte" if source.bytes_per_token == 1 else "token"
+    return {"D": "tokens", "loss": f"nats per {unit}", "bits_per_byte": bits_per_nat(source)}
 
 
 def _version() -> str:

@@ -4,6 +4,9 @@ For one N and one seed both arms have losses at several D. Targets are taken fro
 of loss; at each target both curves are inverted (monotone, in log loss against log D, never extrapolated) and
 the logarithms of the ratios are averaged. Seeds are paired; their variance is pooled over sizes; intervals are
 Student's t with the pooled degrees of freedom. Fewer than three seeds give no interval.
+
+"compute with tuning" adds to one run of each arm that arm's tuning at this size: the whole budget, divided over the
+sizes in proportion to what an update costs there.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ TARGETS = 9
 """Target losses, evenly spaced in log loss inside the overlap."""
 LEVEL = 0.9
 FEWEST_SEEDS = 3
-CURRENCIES = ("data", "updates", "compute")
+CURRENCIES = ("data", "updates", "compute", "compute with tuning")
 
 
 @dataclass(frozen=True)
@@ -122,16 +125,16 @@ def monotone(y: np.ndarray) -> np.ndarray:
     return np.concatenate([np.full(int(count), mean) for mean, count in blocks])
 
 
-def log_ratios(arm: Curve, baseline: Curve, targets: int = TARGETS) -> tuple[np.ndarray, np.ndarray]:
-    """(target log losses, log of baseline D over arm D) inside the overlap; empty where there is none."""
+def matched(arm: Curve, baseline: Curve, targets: int = TARGETS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(target log losses, log D of the arm, log D of the baseline) inside the overlap; empty where there is none."""
     low, high = max(arm.low, baseline.low), min(arm.high, baseline.high)
     if not low < high:
-        return np.empty(0), np.empty(0)
+        return np.empty(0), np.empty(0), np.empty(0)
     at = np.linspace(high, low, targets)
     at[0], at[-1] = high, low
-    ratios = baseline.log_D(at) - arm.log_D(at)
-    fine = np.isfinite(ratios)
-    return at[fine], ratios[fine]
+    own, other = arm.log_D(at), baseline.log_D(at)
+    fine = np.isfinite(own) & np.isfinite(other)
+    return at[fine], own[fine], other[fine]
 
 
 def compare(results: Results) -> Comparison:
@@ -144,7 +147,7 @@ def compare(results: Results) -> Comparison:
         targets: dict[int, list[float]] = {}
         notes: dict[int, str] = {}
         for N in sorted({r.N for r in done if r.arm == arm}):
-            observed[N], targets[N], notes[N] = _by_seed(arm, baseline, N, done)
+            observed[N], targets[N], notes[N] = _by_seed(arm, baseline, N, done, results)
         spread = {currency: _pooled(observed, currency) for currency in CURRENCIES}
         for N, seeds in observed.items():
             ratios = {}
@@ -163,7 +166,7 @@ def compare(results: Results) -> Comparison:
 
 
 def _by_seed(
-    arm: str, baseline: str, N: int, done: Sequence[Result]
+    arm: str, baseline: str, N: int, done: Sequence[Result], results: Results
 ) -> tuple[dict[str, dict[str, float]], list[float], str]:
     """Mean log ratio by seed and currency, the targets, and a note on what could not be compared."""
     found: dict[str, dict[str, float]] = {}
@@ -177,16 +180,19 @@ def _by_seed(
             own, other = _curve(mine), _curve(theirs)
         except ValueError:
             continue
-        targets, ratios = log_ratios(own, other)
-        if not len(ratios):
+        targets, log_own, log_other = matched(own, other)
+        if not len(targets):
             apart += 1
             continue
-        mean = float(ratios.mean())
+        mean = float((log_other - log_own).mean())
         a, b = mine[0], theirs[0]
+        spent = np.exp(log_own) * a.C / a.D + results.tuning(arm, N)
+        needed = np.exp(log_other) * b.C / b.D + results.tuning(baseline, N)
         found[seed] = {
             "data": mean,
             "updates": mean + math.log(a.D / a.S) - math.log(b.D / b.S),
             "compute": mean - math.log(a.C / a.D) + math.log(b.C / b.D),
+            "compute with tuning": float(np.log(needed / spent).mean()),
         }
         all_targets += targets.tolist()
     note = ""
@@ -265,10 +271,12 @@ def _trend(
         return Trend(mean, None, None, "not resolved")
     half = student(len(slopes) - 1) * float(slopes.std(ddof=1)) / math.sqrt(len(slopes))
     low, high = mean - half, mean + half
-    if low > 0 or high < 0:
+    if max(-low, high) * (x[-1] - x[0]) < STEADY:
+        verdict = "steady"
+    elif low > 0 or high < 0:
         verdict = "growing" if mean > 0 else "fading"
     else:
-        verdict = "steady" if max(-low, high) * (x[-1] - x[0]) < STEADY else "not resolved"
+        verdict = "not resolved"
     return Trend(mean, low, high, verdict)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isoloss.data import Source
 from isoloss.laws import Points
 from isoloss.plan.demands import Planned, Stage, Trial, diverged
-from isoloss.plan.lower import Facts
+from isoloss.plan.lower import Facts, open_source
 from isoloss.plan.memory import StoreMemory
 from isoloss.store import Store
 from isoloss.study import Study
@@ -49,6 +51,8 @@ class Result:
     message: str
     key: str
     facts: Facts = field(repr=False)
+    bits: float | None = field(default=None, repr=False)
+    """Bits per byte in one nat of loss; None where a token has no bytes."""
     curve: tuple[tuple[int, float], ...] = field(default=(), repr=False)
 
 
@@ -81,6 +85,7 @@ class Results:
             row: dict[str, Any] = {"arm": r.arm}
             row |= {path: str(value) if isinstance(value, Mapping) else value for path, value in r.cell.items()}
             row |= {"N": r.N, "D": r.D, "S": r.S, "C": r.C, "lr": r.lr, "loss": r.loss, "loss_a": r.loss_a}
+            row["bits_per_byte"] = None if r.loss is None or r.bits is None else r.loss * r.bits
             rows.append(row | {"status": r.status, "root": r.root, "key": r.key, "message": r.message})
         return polars.DataFrame(rows, infer_schema_length=None)
 
@@ -92,6 +97,12 @@ class Results:
             if r.status == "done" and (arm is None or r.arm == arm)
         ]
         return Points.from_rows(rows)
+
+    def tuning(self, arm: str, N: int) -> float:
+        """FLOPs of an arm's tuning that fall to one size: divided in proportion to the cost of an update."""
+        _, total = tuning_cost(self.stage.trials, arm)
+        costs = {r.N: r.facts.flops_per_update for r in self.results if r.arm == arm}
+        return total * costs[N] / sum(costs.values())
 
     def arms(self) -> list[str]:
         """Names of arms, the baseline first."""
@@ -162,8 +173,16 @@ def _result(
         message=message,
         key=key,
         facts=facts,
+        bits=bits_per_nat(open_source(lowered.data)),
         curve=tuple(curve),
     )
+
+
+def bits_per_nat(source: Source) -> float | None:
+    """Bits per byte in one nat per token."""
+    if source.kind != "tokens" or not math.isfinite(source.bytes_per_token):
+        return None
+    return 1 / (math.log(2) * source.bytes_per_token)
 
 
 def _reason(planned: Planned, update: int, store: Store) -> str:
