@@ -25,7 +25,7 @@ Array = np.ndarray
 METHODS = ("cluster", "pairs", "residual", "parametric")
 FEWEST_CLUSTERS = 3
 FEW_CLUSTERS = 10
-MOST_FAILED = 0.05  # share of draws without a solution beyond which no interval is given
+MOST_FAILED = 0.25  # share of draws without a solution beyond which no interval is given
 MANY_AT_BOUND = 0.05
 Target = str | Callable[[Mapping[str, Any]], Any]
 
@@ -91,7 +91,7 @@ class Draws:
         one (on the log scale for positive quantities), G being the effective number of clusters. Below ten
         clusters the ends are plus and minus half the central 68 % of the draws (a few draws at a bound do not
         stretch it) times the normal quantile, widened alike. A floor E stays below the smallest loss. Raises
-        LawError below three clusters, with no residual degree of freedom, or if over 5 % of draws failed.
+        LawError below three clusters, with no residual degree of freedom, or if over a quarter of the draws failed.
         """
         values = self.values(target)
         with np.errstate(all="ignore"):

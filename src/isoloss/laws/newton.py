@@ -200,9 +200,7 @@ def _minimise(
     return result
 
 
-def _majoriser(
-    work: Model, state: Any, weight: Array, objective: Objective, r: Array, a: Array, index: Array
-) -> Array:
+def _majoriser(work: Model, state: Any, weight: Array, objective: Objective, r: Array, a: Array, index: Array) -> Array:
     """Hessian of the quadratic that lies above F and touches it (reweighted least squares), of some problems."""
     major = _rows(weight, index) * objective.majoriser(r[index])
     return work.subset(index).pull(work.select(state, index), a[index], major, curved=False)[1]

@@ -1,0 +1,58 @@
+"""Put the kept quickstart's numbers into the README, from the result that `isoloss quickstart` wrote.
+
+python benchmarks/readme.py quickstart/quickstart.report      keep a result and write the table
+python benchmarks/readme.py                                   write the table from what is kept
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "docs" / "quickstart"
+BEGIN, END = "<!-- quickstart -->", "<!-- /quickstart -->"
+
+
+def keep(report: Path) -> None:
+    """Copy what the README shows: the answer without its curves, and the figure."""
+    whole = json.loads((report / "result.json").read_text())
+    names = ("study", "command", "isoloss", "level", "summary", "worth", "worth_overall", "sharing", "caveats")
+    small = {name: whole[name] for name in names}
+    small["data"] = whole["provenance"]["data"]["digest"]
+    small["numerics"] = whole["provenance"]["numerics"]
+    KEPT.mkdir(exist_ok=True)
+    (KEPT / "answer.json").write_text(json.dumps(small, indent=1) + "\n")
+    shutil.copy(report / "figures" / "worth.svg", KEPT / "worth.svg")
+
+
+def table(answer: dict[str, Any]) -> str:
+    """Sentences and the table of worth in Markdown."""
+    lines = [*(f"> {sentence}" for sentence in answer["summary"]), ""]
+    lines += ["| arm | N | data | resolved |", "| --- | ---: | --- | --- |"]
+    for overall in answer["worth_overall"]:
+        mine = [w for w in answer["worth"] if w["arm"] == overall["arm"]]
+        for size, entry in [("all", overall), *((f"{w['N']:,}", w) for w in mine)]:
+            r = entry["data"]
+            interval = "" if r["low"] is None else f" [{r['low']:.2f}, {r['high']:.2f}]"
+            lines.append(
+                f"| {overall['arm']} | {size} | {r['ratio']:.2f}x{interval} | {'yes' if entry['resolved'] else 'no'} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Keep a result if one is named, then write the README's block."""
+    if len(sys.argv) > 1:
+        keep(Path(sys.argv[1]))
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    readme.write_text(f"{head}\n{table(json.loads((KEPT / 'answer.json').read_text()))}\n{tail}")
+
+
+if __name__ == "__main__":
+    main()
