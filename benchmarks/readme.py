@@ -41,6 +41,7 @@ def table(answer: dict[str, Any]) -> str:
             lines.append(
                 f"| {overall['arm']} | {size} | {r['ratio']:.2f}x{interval} | {'yes' if entry['resolved'] else 'no'} |"
             )
+    lines += ["", "Caveats that the page finds in the data:", "", *(f"- {caveat}" for caveat in answer["caveats"])]
     return "\n".join(lines)
 
 
