@@ -18,10 +18,11 @@ from rich.console import Console
 
 from isoloss.execute.display import Display, matmul_peak
 from isoloss.execute.local import Pool
+from isoloss.plan import cost
 from isoloss.plan.demands import Stage, expected, folder_of, stage
 from isoloss.plan.lower import Lowering
 from isoloss.plan.memory import StoreMemory
-from isoloss.plan.needs import Nothing, Work, arrange
+from isoloss.plan.needs import Work, arrange
 from isoloss.recipe.errors import RunFailed
 from isoloss.store import Lease, Store
 from isoloss.study import Study
@@ -83,8 +84,8 @@ def execute(
     trained = replayed = 0
     stopped = False
     paths = list(dict.fromkeys([str(study.path.parent) if study.path else "", os.getcwd(), *sys.path]))
-    expecting = expected(study, lowering, alone=not options.share)
-    for lowered in expecting:
+    # Every cell is lowered once before anything trains, those behind tuning too, so that all mistakes come first.
+    for lowered in expected(study, lowering, alone=not options.share):
         Layout(options.processes, 0).share(lowered.run.phases[0].rule.micro_batches)
 
     def done(work: Work) -> bool:
@@ -117,8 +118,7 @@ def execute(
                 if current.complete or failed:
                     break
                 raise RunFailed("tuning cannot go on: its runs are missing and nothing is left to train")
-            everything = arrange(current.roots, Nothing())
-            reused = sum(w.updates for w in everything) - sum(w.updates - w.replayed for w in works)
+            reused = cost.shared(current.roots).updates - sum(w.updates - w.replayed for w in works)
             if not repeated:
                 display.round("study" if current.complete else "tuning", works, reused)
             labels = [_label(current, w) for w in works]
@@ -131,10 +131,10 @@ def execute(
             for message in outcome.lost:
                 console.print(f"planning again: {message}", highlight=False)
             after = arrange(current.roots, memory)
-            left = {w.segment.run.key(0) + w.node.track.id: w for w in after}
+            left = {w.node.track.id for w in after}
             progress = sum(w.updates for w in works) - sum(w.updates for w in after)
             trained += max(0, progress)
-            replayed += sum(w.replayed for w in works if w.segment.run.key(0) + w.node.track.id not in left)
+            replayed += sum(w.replayed for w in works if w.node.track.id not in left)
             if outcome.stopped or pool.halting.is_set():
                 stopped = True
                 break
@@ -153,10 +153,8 @@ def execute(
 
 def _balanced(current: Stage, works: Sequence[Work]) -> list[Work]:
     """An order in which every arm is at about the same place, so that stopping early still compares them."""
-    rank = {}
     trials = len(current.trials)
-    for index in range(trials):
-        rank[index] = (0, 0, 0)
+    rank = dict.fromkeys(range(trials), (0, 0, 0))
     axes: dict[str, list[Any]] = {}
     for planned in current.planned:
         for path, value in planned.cell.coordinates.items():
@@ -178,7 +176,7 @@ def _label(current: Stage, work: Work) -> str:
     """Whose stretch it is, in a few words: the arms that walk here and the coordinates they share."""
     members = work.node.members
     trials = len(current.trials)
-    cells = [current.trials[m].cell if m < trials else current.planned[m - trials].cell for m in members]
+    cells = [current.cells[m] for m in members]
     arms = "+".join(dict.fromkeys(cell.arm for cell in cells))
     shared = [
         f"{path.rpartition('.')[2]} {value}"

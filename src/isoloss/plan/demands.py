@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,16 @@ class Stage:
     roots: tuple[Node, ...]
     work: tuple[Work, ...]
     complete: bool
-    failed: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def runs(self) -> list[Lowered]:
         """Every run of the stage, trials first, in the order of ``Node.members``."""
         return [t.lowered for t in self.trials] + [p.lowered for p in self.planned]
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """The cell of each of ``runs``."""
+        return [t.cell for t in self.trials] + [p.cell for p in self.planned]
 
     @property
     def names(self) -> list[str]:
@@ -91,14 +96,12 @@ def name_of(cell: Cell) -> str:
     return " ".join([cell.arm, *parts])
 
 
-def stage(
-    study: Study, memory: Memory, lowering: Lowering, *, alone: bool = False, only: Sequence[str] | None = None
-) -> Stage:
+def stage(study: Study, memory: Memory, lowering: Lowering, *, alone: bool = False) -> Stage:
     """Ask ``memory`` what it has and return what comes next.
 
-    ``alone``: every run in a key space of its own (no sharing). ``only``: names of arms to restrict to.
+    ``alone``: every run in a key space of its own (no sharing).
     """
-    cells = [c for c in study.cells if only is None or c.arm in only]
+    cells = study.cells
     if not cells:
         raise StudyError(f"{study.name}: nothing to train: the study has no runs")
     trials = _trials(study, cells, lowering, alone)

@@ -36,7 +36,6 @@ class LR:
     final: float | None = None
     length: int | None = None
     offset: int | None = field(default=None, metadata={"neutral": None})
-    exponent: float | None = field(default=None, metadata={"neutral": None})
     code: str | None = field(default=None, metadata={"neutral": None})
 
     @property

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -56,9 +55,7 @@ def learning_rate(lr: LR, offset: int) -> float:
         return lr.peak * schedules.inverse_sqrt(lr.offset + offset, lr.offset)
     assert lr.length is not None
     shape: str | schedules.Form = lr.shape
-    if lr.exponent is not None:
-        shape = partial(schedules.power, exponent=lr.exponent)
-    elif is_reference(lr.shape):
+    if is_reference(lr.shape):
         shape = load(lr.shape)
     return lr.peak * schedules.decay(offset, lr.length, shape=shape, final=(lr.final or 0.0) / lr.peak)
 

@@ -375,11 +375,11 @@ def _tree(results: Results) -> list[dict[str, Any]]:
         here: dict[int, str] = {0: parent} if parent else {}
         for end in cuts:
             members = [m for m in node.members if _reaches(stage, m, node, end)]
-            arms = list(dict.fromkeys(_cell(stage, m, trials).arm for m in members))
+            arms = list(dict.fromkeys(stage.cells[m].arm for m in members))
             numbers[seen] = numbers.get(seen, 0) + 1
             name = f"{seen}.{numbers[seen]}"
             kind = {"warmup": "warmup", "constant": "trunk"}.get(node.phase.rule.lr.shape, "branch")
-            first = _cell(stage, members[0], trials)
+            first = stage.cells[members[0]]
             found.append(
                 {
                     "id": name,
@@ -406,10 +406,6 @@ def _tree(results: Results) -> list[dict[str, Any]]:
     for number, root in enumerate(stage.roots):
         add(root, None, f"{number}")
     return found
-
-
-def _cell(stage: Stage, member: int, trials: int) -> Any:
-    return stage.trials[member].cell if member < trials else stage.planned[member - trials].cell
 
 
 def _reaches(stage: Stage, member: int, node: Node, end: int) -> bool:

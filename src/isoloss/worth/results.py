@@ -20,8 +20,6 @@ from isoloss.study import Study
 if TYPE_CHECKING:
     import polars
 
-STATUSES = ("done", "diverged", "failed", "missing")
-
 
 @dataclass(frozen=True)
 class Result:
