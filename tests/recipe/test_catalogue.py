@@ -34,7 +34,7 @@ def test_records_are_whole(entry: catalogue.Entry) -> None:
 
 
 def test_unknown_name_has_the_nearest() -> None:
-    with pytest.raises(StudyError, match=r"optimizer: found 'adamW'; allowed: adamw, sgd \(did you mean 'adamw'"):
+    with pytest.raises(StudyError, match=r"optimizer: found 'adamW'; allowed: adamw, sgd, lamb, lars \(did you mean 'adamw'"):
         catalogue.get("optimizer", "adamW")
 
 

@@ -24,7 +24,7 @@ TABLE = [
     ("family: gpt", "name: gpt", ["q.yaml:3: model.name: found 'gpt'; allowed: package.module:attribute (did you mean 'family: gpt'?)"]),
     ("family: gpt", "family: a.b:C", ["q.yaml:3: model.family: found 'a.b:C'", "name: package.module:attribute"]),
     ("family: gpt", "family: gpt, name: a.b:C", ["q.yaml:3: model.name: found both family and name"]),
-    ("name: adamw", "name: adam", ["q.yaml:5: training.optimizer.name: found 'adam'; allowed: adamw, sgd, package.module:attribute", "'adamw'?"]),
+    ("name: adamw", "name: adam", ["q.yaml:5: training.optimizer.name: found 'adam'; allowed: adamw, sgd, lamb, lars, package.module:attribute", "'adamw'?"]),
     ("source: stdlib-code", "source: stdlibcode", ["q.yaml:2: data.source: found 'stdlibcode'", "did you mean 'stdlib-code'?"]),
     ("source: stdlib-code, ", NOTHING, ["q.yaml:2: data.source: missing; allowed: stdlib-code"]),
     ("shape: one_minus_sqrt", "shape: inverse_sqrt", ["q.yaml:19: arms.cooldown.schedule.cooldown.shape: found 'inverse_sqrt'; allowed: linear, cosine"]),
@@ -90,7 +90,7 @@ TABLE = [
     ("[0, 1, 2]", "[0]\n  schedule.cooldown.fraction: [0.1]", ["q.yaml:20: arms.cooldown.schedule.cooldown.fraction: found a value that grid sweeps"]),
     ("[0, 1, 2]", "[0]\n  schedule.cooldown.length: [9 updates]", ["q.yaml:13: grid.schedule.cooldown.length:", "schedule.cooldown is null; allowed: what is there (in arm 'cosine'; every arm must have it)"]),
     ("[0, 1, 2]", "[0]\n  checkpoint.every: [9 updates]", ["q.yaml:13: grid.checkpoint.every: found a value that decides no result"]),
-    ("[0, 1, 2]", "[0]\n  training.optimizer.name: [adamw, lion]", ["q.yaml:13: grid.training.optimizer.name[1]: found 'lion'; allowed: adamw, sgd"]),
+    ("[0, 1, 2]", "[0]\n  training.optimizer.name: [adamw, lion]", ["q.yaml:13: grid.training.optimizer.name[1]: found 'lion'; allowed: adamw, sgd, lamb, lars"]),
     ("[0, 1, 2]", f"{list(range(5000))}", ["q.yaml:9: grid: found 180000 runs (3 arms times the grid); allowed: at most"]),
     # arms
     ("cosine: {schedule: {shape", "cosine: {schedul: {shape", ["q.yaml:18: arms.cosine.schedul: found a key that does not exist; allowed in an arm: data, model", "did you mean 'schedule'?"]),

@@ -71,7 +71,7 @@ class Display:
         """A new list of work begins; ``reused`` updates of its runs are already stored."""
         self._title, self._reused = title, reused
         self._spent = 0.0
-        self._total = sum(w.updates * w.node.facts.flops_per_update for w in works)
+        self._total = sum(w.updates * w.node.flops_per_update for w in works)
         self._updates, self._all_updates = 0, sum(w.updates for w in works)
         self._begun = time.monotonic()
         if not self.quiet:
@@ -108,7 +108,7 @@ class Display:
         done = max(0, offset - active.offset)
         active.offset = max(active.offset, offset)
         self._updates += done
-        self._spent += done * active.work.node.facts.flops_per_update
+        self._spent += done * active.work.node.flops_per_update
 
     def _share(self) -> float:
         return self._spent / self._total if self._total else 1.0
@@ -131,7 +131,7 @@ class Display:
             facts = active.work.node.facts
             parts.append(f"{rate * facts.terms_per_update / 1000:.0f}k {facts.unit}/s")
             if self.peak:
-                parts.append(f"{rate * facts.flops_per_update / self.peak:.0%} of matmul peak")
+                parts.append(f"{rate * active.work.node.flops_per_update / self.peak:.0%} of matmul peak")
         return "  ".join(parts)
 
     def _render(self) -> Group:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from isoloss.plan.lower import Lowered
 from isoloss.plan.needs import Work
 from isoloss.plan.tree import Node
+from isoloss.recipe.measure import Measure
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Sums over a plan; FLOPs of training include every gradient evaluation, evaluations are apart."""
+    """Sums over a plan; FLOPs of training include every gradient evaluation and the refresh of running statistics,
+    evaluations are apart."""
 
     updates: int
     terms: int
@@ -42,11 +44,11 @@ def unshared(runs: Sequence[Lowered]) -> Cost:
             continue
         seen.add((end, judged))
         facts, length = lowered.facts, lowered.run.length
-        evaluations = sum(len(measures) for measures in lowered.points.values())
+        evaluations, _ = readings(lowered.points.values())
         total += Cost(
             length,
             length * facts.terms_per_update,
-            length * facts.flops_per_update,
+            lowered.flops,
             evaluations * facts.evaluation_flops,
         )
     return total
@@ -56,8 +58,7 @@ def shared(roots: Sequence[Node]) -> Cost:
     """Every track of the tree trained once."""
     total = NONE
     for node in (n for root in roots for n in root.walk()):
-        evaluations = sum(len(measures) for measures in node.measures.values())
-        total += _of(node, node.length, evaluations)
+        total += _of(node, node.length, [list(measures.values()) for measures in node.measures.values()])
     return total
 
 
@@ -65,8 +66,7 @@ def missing(work: Sequence[Work]) -> tuple[Cost, int]:
     """(cost of what is still to be trained, updates in it that are replay)."""
     total = NONE
     for item in work:
-        evaluations = sum(len(measures) for measures in item.segment.measures.values())
-        total += _of(item.node, item.updates, evaluations)
+        total += _of(item.node, item.updates, item.segment.measures.values())
     return total, sum(item.replayed for item in work)
 
 
@@ -81,11 +81,24 @@ def disk(roots: Sequence[Node]) -> int:
     return total
 
 
-def _of(node: Node, updates: int, evaluations: int) -> Cost:
+def readings(asked: Iterable[Sequence[Measure]]) -> tuple[int, int]:
+    """(passes over a validation part, training batches that refresh statistics) of what is asked, state by state.
+
+    Metrics of the same weights on the same part share one pass; parts share one refresh.
+    """
+    evaluations = batches = 0
+    for measures in asked:
+        evaluations += len({(m.weights, m.part, m.amount) for m in measures})
+        batches += sum(refresh for _, refresh in {m.weights for m in measures})
+    return evaluations, batches
+
+
+def _of(node: Node, updates: int, asked: Iterable[Sequence[Measure]]) -> Cost:
     facts = node.facts
+    evaluations, batches = readings(asked)
     return Cost(
         updates,
         updates * facts.terms_per_update,
-        updates * facts.flops_per_update,
+        updates * node.flops_per_update + batches * facts.forward_flops,
         evaluations * facts.evaluation_flops,
     )

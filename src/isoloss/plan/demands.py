@@ -148,9 +148,11 @@ def _trials(study: Study, cells: Sequence[Cell], lowering: Lowering, alone: bool
             cell = _at(arm, point, cells)
             if cell.config["training"]["optimizer"]["lr"] != "tuned":
                 continue
+            # Trials are judged by their loss: nobody asks for other metrics of them.
+            config = {**cell.config, "evaluation": {**cell.config["evaluation"], "metrics": []}}
             for lr in study.tune.values[TUNED_PATH]:
                 where = f"tune lr={lr:g} {name_of(cell)}"
-                lowered = lowering(cell.config, float(lr), where=where, alone=alone)
+                lowered = lowering(config, float(lr), where=where, alone=alone)
                 found.append(Trial(arm, point, cell, lowered, float(lr)))
     return found
 

@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from isoloss import data, models
+from isoloss.methods.rules import Rescaling, batch_ratio
+from isoloss.plan.phases import Stretch, methods_digest, stretches
 from isoloss.recipe import catalogue
 from isoloss.recipe.canonical import digest
 from isoloss.recipe.errors import StudyError
 from isoloss.recipe.measure import PARTS, Measure, Observer
 from isoloss.recipe.references import code_of, forget_code, is_reference
-from isoloss.recipe.run import LR, Phase, Rule, Run, Start
+from isoloss.recipe.run import Phase, Rule, Run, Start
 from isoloss.recipe.units import BATCH, DURATION, Quantity
 from isoloss.train import numerics
+from isoloss.train.evaluate import try_metrics
+from isoloss.train.wrappers import passes
 
 MOST_BLOCKS = 20
 """Sums of weights that a window average may keep."""
@@ -31,10 +35,13 @@ class Facts:
     batch: int
     terms_per_update: int
     flops_per_update: float
+    """FLOPs of an update with one gradient evaluation."""
     evaluation_flops: float
     """FLOPs of one evaluation of one set of weights on one part."""
     state_bytes: int
     unit: str
+    forward_flops: float = 0.0
+    """FLOPs of a forward pass over the batch of one update."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,30 @@ class Lowered:
     observer: Observer | None
     amount: int
     piece: int
+    metrics: tuple[str, ...] = ()
+    """Measured beside the loss."""
+    refresh: int = 0
+    """Training batches that estimate the running statistics of averaged weights; 0: there are none."""
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs of the whole run, with every gradient evaluation and the refresh of running statistics."""
+        updates = sum(p.length * passes(p.rule.methods) for p in self.run.phases) * self.facts.flops_per_update
+        return updates + self.fixed_flops
+
+    @property
+    def fixed_flops(self) -> float:
+        """The part of ``flops`` that does not grow with the run."""
+        return self.refresh * self.facts.forward_flops
 
     @property
     def final(self) -> dict[str, Measure]:
         """Measure at the end of the run by part, of the averaged weights where the arm averages."""
-        return {part: Measure("loss", part, self.amount, self.observer) for part in PARTS}
+        return self.at_end("loss")
+
+    def at_end(self, metric: str) -> dict[str, Measure]:
+        """As ``final``, of another metric."""
+        return {part: Measure(metric, part, self.amount, self.observer, self.refresh) for part in PARTS}
 
 
 class Lowering:
@@ -66,6 +92,7 @@ class Lowering:
         self._starts: dict[Any, tuple[dict[str, Any], models.ModelFacts, bool]] = {}
         self._numerics: dict[tuple[str, bool], dict[str, Any]] = {}
         self._validated: set[tuple[str, int, int]] = set()
+        self._measurable: set[Any] = set()
 
     def __call__(self, config: Mapping[str, Any], lr: float, *, where: str, alone: bool = False) -> Lowered:
         """Lower one configuration with its learning rate; ``where`` names the cell in messages."""
@@ -85,34 +112,47 @@ class Lowering:
         micro = int(training["micro_batches"])
         if batch % micro:
             raise StudyError(f"training.micro_batches: {micro} does not divide the batch of {batch}")
-        if micro > 1 and over_batch:
+        ghost = training["ghost_size"]
+        if micro > 1 and over_batch and ghost is None:
             raise StudyError(
                 f"training.micro_batches: {micro}, but the model has BatchNorm, whose statistics would be those of a "
-                "micro-batch; allowed: 1"
+                "micro-batch; allowed: 1, or a ghost_size"
             )
+        if ghost is not None and not over_batch:
+            raise StudyError(f"training.ghost_size: {ghost}, but the model has no BatchNorm; allowed: null")
+        if ghost is not None and ghost > batch // micro:
+            raise StudyError(f"training.ghost_size: {ghost}; allowed: at most the micro-batch of {batch // micro}")
+
+        change = _change(training, per_sample)
+
+        def counted(quantity: Quantity, name: str) -> int:
+            return _updates(quantity, batch, per_sample, source.blocks(context), facts, name)
 
         def updates(text: str, name: str) -> int:
-            return _updates(Quantity.parse(text, DURATION), batch, per_sample, source.blocks(context), facts, name)
+            return counted(change.amount(Quantity.parse(text, DURATION)), name)
 
         total = updates(config["duration"], "duration")
         if total < 1:
             raise StudyError(f"duration: {config['duration']} is less than one update of {batch} samples")
         seeds = _seeds(config["seed"])
-        rules = _Rules(self, config, source.digest, context, batch, micro, seeds)
-        warmup = updates(training["warmup"], "training.warmup")
-        phases = _phases(config["schedule"], lr, total, warmup, updates, rules)
+        rules = _Rules(self, config, source.digest, context, batch, micro, seeds, change)
+        warmup = counted(change.warmup(Quantity.parse(training["warmup"], DURATION)), "training.warmup")
+        parts = stretches(config["schedule"], training, change.lr(lr), total, warmup, updates)
         run = Run(
             Start(start_model, seeds["init"], alone),
-            tuple(phases),
+            tuple(Phase(rules(part), part.length) for part in parts),
             self._numerics_of(training["precision"], bool(training["compile"])),
         )
         amount = _amount(config["evaluation"])
         self._check_validation(source, amount, context)
         observer = _observer(config["average"], updates, run)
+        refresh = self._refresh(config, source, context)
+        metrics = tuple(config["evaluation"]["metrics"])
+        self._check_metrics(config["task"], metrics, start_model, source, context, amount)
         terms = batch * per_sample
         return Lowered(
             run=run,
-            points=_points(config["evaluation"], total, amount, observer, updates),
+            points=_points(config["evaluation"], total, amount, observer, refresh, updates),
             facts=Facts(
                 N=facts.non_embedding,
                 N_total=facts.total,
@@ -122,12 +162,40 @@ class Lowering:
                 evaluation_flops=facts.forward_flops_per_token * amount,
                 state_bytes=12 * facts.total,
                 unit=source.kind if source.kind == "tokens" else "samples",
+                forward_flops=facts.forward_flops_per_token * terms,
             ),
             data=spec,
             observer=observer,
             amount=amount,
-            piece=max(1, updates(config["checkpoint"]["every"], "checkpoint.every")),
+            piece=max(1, counted(Quantity.parse(config["checkpoint"]["every"], DURATION), "checkpoint.every")),
+            metrics=metrics,
+            refresh=refresh,
         )
+
+    def _refresh(self, config: Mapping[str, Any], source: data.Source, context: int) -> int:
+        """Batches that estimate the running statistics of the arm's average; 0 where there is nothing to estimate."""
+        known: dict[str, Any] = {"vocabulary": source.vocabulary, "context": context}
+        known["shape"] = getattr(source, "shape", None)
+        average = config["average"]
+        return int(average["refresh"]) if average and models.keeps_statistics(config["model"], **known) else 0
+
+    def _check_metrics(
+        self,
+        task: str,
+        metrics: tuple[str, ...],
+        model: Mapping[str, Any],
+        source: data.Source,
+        context: int,
+        amount: int,
+    ) -> None:
+        """A user's own task says what it measures only when it does: it is asked once, before anything trains."""
+        memo = (task, metrics, digest(model), source.digest, amount)
+        if metrics and is_reference(task) and memo not in self._measurable:
+            made = models.build(
+                model["spec"], vocabulary=source.vocabulary, context=context, seed=0, shape=model.get("shape")
+            )
+            try_metrics(task, metrics, made, source.validation("B", amount, context))
+            self._measurable.add(memo)
 
     def _check_validation(self, source: data.Source, amount: int, context: int) -> None:
         """Both validation parts must hold what is asked; told before anything trains."""
@@ -198,10 +266,11 @@ class _Rules:
         batch: int,
         micro: int,
         seeds: Mapping[str, int],
+        change: Rescaling,
     ) -> None:
         training, task = config["training"], config["task"]
         optimizer = training["optimizer"]
-        options = {k: v for k, v in optimizer.items() if k not in ("name", "lr", "version")}
+        options = _adapted({k: v for k, v in optimizer.items() if k not in ("name", "lr", "version")}, change)
         self._lowering = lowering
         self._fixed: dict[str, Any] = {
             "data": {"digest": data_digest, "context": context, **_data_code(config["data"])},
@@ -219,69 +288,25 @@ class _Rules:
         }
         self._memo = digest(self._fixed)
 
-    def __call__(self, lr: LR) -> Rule:
-        return self._lowering.rule((self._memo, lr), lambda: Rule(lr=lr, **self._fixed))
-
-
-def _phases(
-    schedule: Mapping[str, Any], peak: float, total: int, warmup: int, updates: Any, rules: _Rules
-) -> list[Phase]:
-    """Warm-up, body and cooldown as phases; raise ``StudyError`` where they do not fit."""
-    shape, cooldown = schedule["shape"], schedule.get("cooldown")
-    length = 0
-    if cooldown:
-        fraction = cooldown.get("fraction")
-        length = round(fraction * total) if fraction is not None else updates(cooldown["length"], "schedule.cooldown")
-        length = max(length, 1)
-    if warmup + length > total:
-        raise StudyError(
-            f"schedule: a warm-up of {warmup} and a cooldown of {length} updates do not fit in {total}; "
-            f"allowed: at most {total} together"
-        )
-    phases = [Phase(rules(LR("warmup", peak, length=warmup)), warmup)] if warmup else []
-    body = total - warmup - length
-    level = peak
-    if shape == "constant":
-        phases.append(Phase(rules(LR("constant", peak)), body))
-    elif shape == "steps":
-        drops = sorted((updates(d["at"], "schedule.drops.at"), float(d["factor"])) for d in schedule["drops"])
-        reached = warmup
-        for at, factor in drops:
-            until = min(max(at, reached), warmup + body)
-            phases.append(Phase(rules(LR("constant", level)), until - reached))
-            reached, level = until, level * factor
-        phases.append(Phase(rules(LR("constant", level)), warmup + body - reached))
-    elif shape == "inverse_sqrt":
-        if cooldown:
-            raise StudyError("schedule: a cooldown follows shape constant or steps, not inverse_sqrt")
-        phases.append(Phase(rules(LR("inverse_sqrt", peak, offset=warmup)), body))
-    else:
-        horizon = updates(schedule["horizon"], "schedule.horizon") if schedule.get("horizon") else total
-        if horizon < total:
-            raise StudyError(f"schedule.horizon: {horizon} updates; allowed: at least the run's {total}")
-        final = peak * float(schedule["final"])
-        code = _form_code(shape, schedule.get("version"))
-        phases.append(Phase(rules(LR(shape, peak, final=final, length=horizon - warmup, code=code)), body))
-    if cooldown:
-        final = level * float(cooldown["final"])
-        code = _form_code(cooldown["shape"], cooldown.get("version"))
-        phases.append(Phase(rules(LR(cooldown["shape"], level, final=final, length=length, code=code)), length))
-    return phases
+    def __call__(self, part: Stretch) -> Rule:
+        memo = (self._memo, part.lr, methods_digest(part.methods))
+        return self._lowering.rule(memo, lambda: Rule(lr=part.lr, methods=part.methods, **self._fixed))
 
 
 def _points(
-    evaluation: Mapping[str, Any], total: int, amount: int, observer: Observer | None, updates: Any
+    evaluation: Mapping[str, Any], total: int, amount: int, observer: Observer | None, refresh: int, updates: Any
 ) -> dict[int, tuple[Measure, ...]]:
     """What to read off at which update: both parts at the end, part B along the way."""
     moments = {updates(at, "evaluation.at") for at in evaluation["at"] if at != "end"}
     if evaluation["every"]:
         every = max(1, updates(evaluation["every"], "evaluation.every"))
         moments |= set(range(every, total, every))
+    names = ("loss", *evaluation["metrics"])
     found: dict[int, tuple[Measure, ...]] = {
-        at: (Measure("loss", "B", amount),) for at in sorted(moments) if 0 < at < total
+        at: tuple(Measure(name, "B", amount) for name in names) for at in sorted(moments) if 0 < at < total
     }
-    watched = [None, observer] if observer else [None]
-    found[total] = tuple(Measure("loss", part, amount, w) for w in watched for part in PARTS)
+    watched: list[tuple[Observer | None, int]] = [(None, 0), (observer, refresh)] if observer else [(None, 0)]
+    found[total] = tuple(Measure(name, part, amount, *w) for w in watched for part in PARTS for name in names)
     return found
 
 
@@ -293,7 +318,7 @@ def _observer(average: Mapping[str, Any] | None, updates: Any, run: Run) -> Obse
     """
     if not average:
         return None
-    options: dict[str, Any] = {k: v for k, v in average.items() if k != "kind"}
+    options: dict[str, Any] = {k: v for k, v in average.items() if k not in ("kind", "refresh")}
     for name in ("length", "every"):
         if isinstance(options.get(name), str):
             options[name] = max(1, updates(options[name], f"average.{name}"))
@@ -353,18 +378,29 @@ def _updates(quantity: Quantity, batch: int, per_sample: int, blocks: int, facts
     raise StudyError(f"{name}: {quantity} is no duration")
 
 
+def _change(training: Mapping[str, Any], per_sample: int) -> Rescaling:
+    """What the batch does to the numbers of the study, which are for its base batch."""
+    base = training["base_batch"]
+    if base is None:
+        return Rescaling(1.0)
+    ratio = batch_ratio(Quantity.parse(training["batch"], BATCH), Quantity.parse(base, BATCH), per_sample)
+    names = ("lr_scaling", "regime", "momentum_rule", "decay_rule", "eps_rule")
+    return Rescaling(ratio, **{name: training[name] for name in names})
+
+
+def _adapted(options: dict[str, Any], change: Rescaling) -> dict[str, Any]:
+    """An optimizer's options at the batch of the run."""
+    rules = {"momentum": change.momentum, "weight_decay": change.weight_decay, "eps": change.eps}
+    found: dict[str, Any] = {name: rules[name](value) if name in rules else value for name, value in options.items()}
+    if "betas" in options:
+        found["betas"] = [change.momentum(beta) for beta in options["betas"]]
+    return found
+
+
 def _seeds(seed: Any) -> dict[str, int]:
     if isinstance(seed, Mapping):
         return {name: int(seed.get(name, 0)) for name in ("init", "data", "noise")}
     return {"init": int(seed), "data": int(seed), "noise": int(seed)}
-
-
-def _form_code(shape: str, version: object) -> str | None:
-    """What stands for the code of a decay form; nothing for the first semantics of a built-in one."""
-    if is_reference(shape):
-        return digest(code_of(shape, version, None))
-    semantics = catalogue.get("schedule", shape).semantics
-    return None if semantics == 1 else str(semantics)
 
 
 def _data_code(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from isoloss.plan.tree import grow
 from isoloss.recipe.errors import StudyError
 from isoloss.store import Store
 from isoloss.study import Study, from_dict, load
+from isoloss.train.wrappers import passes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -174,7 +175,11 @@ def _seconds(
     """Seconds of one worker, from the speed of these runs' stored pieces where there are some."""
     flops = missing.flops + missing.evaluation_flops
     if store is not None:
-        sizes = {t.id: lowered.facts.flops_per_update for lowered in runs for t, _, _ in lowered.run.tracks}
+        sizes = {
+            track.id: lowered.facts.flops_per_update * passes(phase.rule.methods)
+            for lowered in runs
+            for track, phase, _ in lowered.run.tracks
+        }
         spent = done = 0.0
         for track, rows in store.on_tracks(list(sizes)).items():
             for row in rows:

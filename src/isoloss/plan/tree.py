@@ -9,6 +9,7 @@ from typing import Any
 from isoloss.plan.lower import Facts, Lowered
 from isoloss.recipe.measure import Measure
 from isoloss.recipe.run import Phase, Run, Track
+from isoloss.train.wrappers import passes
 
 
 @dataclass
@@ -35,6 +36,11 @@ class Node:
     ends: set[int] = field(default_factory=set)
     members: list[int] = field(default_factory=list)
     children: list[Node] = field(default_factory=list)
+
+    @property
+    def flops_per_update(self) -> float:
+        """Training FLOPs of an update here, with every gradient evaluation."""
+        return self.facts.flops_per_update * passes(self.phase.rule.methods)
 
     @property
     def pinned(self) -> set[int]:

@@ -28,15 +28,26 @@ class Observer:
 
 @dataclass(frozen=True)
 class Measure:
-    """``metric`` on ``amount`` tokens (or samples) of a validation part, of the weights or of an observer's."""
+    """``metric`` on ``amount`` tokens (or samples) of a validation part, of the weights or of an observer's.
+
+    ``refresh``: training batches from which running statistics are estimated again for these weights; 0: those of
+    the training are used.
+    """
 
     metric: str
     part: str
     amount: int
     observer: Observer | None = None
+    refresh: int = 0
+
+    @property
+    def weights(self) -> tuple[str | None, int]:
+        """What is evaluated: the observer's id, None for the trained weights, and ``refresh``."""
+        return (self.observer.id if self.observer else None), self.refresh
 
     @property
     def name(self) -> str:
         """The stored name, for instance ``window(every=1,length=100)/loss@B:16384``."""
         prefix = f"{self.observer.id}/" if self.observer else ""
-        return f"{prefix}{self.metric}@{self.part}:{self.amount}"
+        refreshed = f"refresh={self.refresh}/" if self.refresh else ""
+        return f"{prefix}{refreshed}{self.metric}@{self.part}:{self.amount}"

@@ -29,6 +29,7 @@ class LR:
 
     ``shape``: ``constant``, ``warmup`` (up to ``peak`` over ``length`` updates), ``inverse_sqrt`` (after a warm-up
     of ``offset`` updates) or a decay form of ``methods.schedules`` from ``peak`` to ``final`` over ``length``.
+    ``skip``: updates of the form that lie behind already when the phase begins.
     """
 
     shape: str
@@ -37,6 +38,7 @@ class LR:
     length: int | None = None
     offset: int | None = field(default=None, metadata={"neutral": None})
     code: str | None = field(default=None, metadata={"neutral": None})
+    skip: int = field(default=0, metadata={"neutral": 0})
 
     @property
     def stationary(self) -> bool:

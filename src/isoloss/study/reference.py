@@ -12,13 +12,17 @@ from isoloss.study.resolve import COOLDOWN_FRACTION
 from isoloss.study.schema import (
     CONFIG,
     TUNABLE,
+    Average,
     Baseline,
     Checkpoint,
     Cooldown,
     Data,
+    Distance,
     Evaluation,
     Head,
+    LocalSGD,
     OwnShape,
+    Roughness,
     Run,
     Seeds,
     Training,
@@ -99,6 +103,19 @@ def _config() -> Iterator[str]:
     yield "## training.optimizer\n"
     yield f"`name` is one of the names below (default adamw), or `{REFERENCE}`.\n"
     yield from _entries("optimizer", "name")
+    yield "## training.extrapolate\n"
+    yield (
+        "Null, or a mapping: the gradient is taken at an extrapolated point (docs/methods/extrapolation.md). Switching "
+        "it on or off\nbegins a phase, so arms share what comes before. `direction` is one of the names below (default "
+        "local).\nAt one update, only one of extrapolate, sharpness and local_sgd may be on.\n"
+    )
+    yield from _entries("extrapolate", "direction")
+    yield "## training.sharpness\n"
+    yield "Null, or a mapping whose `method` is one of the names below (default sam).\n"
+    yield from _entries("sharpness", "method")
+    yield "## training.local_sgd\n"
+    yield f"Null, or a mapping. {LocalSGD.__doc__}\n"
+    yield from _table(LocalSGD)
     yield "## schedule\n"
     yield (
         f"`shape` is one of the names below (default constant), or `{REFERENCE}` for a form f(x) with "
@@ -117,17 +134,31 @@ def _config() -> Iterator[str]:
     )
     yield from _table(Cooldown)
     yield "## average\n"
-    yield "Null, or a mapping whose `kind` is one of the names below. An average only watches the training.\n"
+    yield (
+        "Null, or a mapping whose `kind` is one of the names below. An average only watches the training. For models "
+        "with BatchNorm\nits running statistics are estimated from training batches, and that is charged to the arm. "
+        "Beside `kind`:\n"
+    )
+    yield from _table(Average)
     yield from _entries("average", "kind")
     yield "## evaluation\n"
     yield from _table(Evaluation)
+    yield (
+        "Metrics are measured wherever the loss is, on the same samples; worth is decided by the loss alone. Built-in "
+        "tasks have\nthese; one's own `task` may measure others (docs/images.md).\n"
+    )
+    yield "\n".join(f"- `{name}`: {catalogue.get('metric', name).summary}" for name in catalogue.names("metric")) + "\n"
+    yield f"### evaluation.distance\n\nNull, or a mapping. {Distance.__doc__}\n"
+    yield from _table(Distance)
+    yield f"### evaluation.roughness\n\nNull, or a mapping. {Roughness.__doc__}\n"
+    yield from _table(Roughness)
     yield "## checkpoint\n"
     yield from _table(Checkpoint)
 
 
 def _entries(kind: str, key: str) -> Iterator[str]:
     """Every name of a kind with its options; neighbours with the same options share one table."""
-    node = CONFIG.children["training"].children["optimizer"] if kind == "optimizer" else CONFIG.children[kind]
+    node = {**CONFIG.children, **CONFIG.children["training"].children}[kind]
     assert node.choice is not None
     shared = node.choice.base.model_fields
     tables: list[tuple[list[str], str]] = []

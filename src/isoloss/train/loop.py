@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,13 @@ from torch import Tensor
 from isoloss import models
 from isoloss.data import Source
 from isoloss.methods import schedules
+from isoloss.methods.extrapolation import Extrapolation
 from isoloss.methods.gradient_norm import global_norm
+from isoloss.methods.local_sgd import LocalSGD
 from isoloss.recipe.errors import StudyError
 from isoloss.recipe.references import is_reference, load
 from isoloss.recipe.run import LR, Phase, Start
-from isoloss.train import optimizers, tasks
+from isoloss.train import optimizers, tasks, wrappers
 from isoloss.train.flat import FlatLayout
 from isoloss.train.layout import Layout, PairwiseSum
 
@@ -36,17 +38,24 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """What one update tells: training loss per term, gradient norm before clipping, learning rate."""
+    """What one update tells: training loss per term, gradient norm before clipping, learning rate.
+
+    ``micro_squared``: mean squared norm of the gradients of its micro-batches, each a mean over its own terms; with
+    the norm above it gives the gradient noise scale (``methods.noise_scale``). None with one micro-batch, NaN where
+    a wrapper moved the weights between them.
+    """
 
     loss: float
     gradient_norm: float
     lr: float
+    micro_squared: float | None = None
 
 
 def learning_rate(lr: LR, offset: int) -> float:
     """LR of the update that follows ``offset`` updates of the phase."""
     if lr.shape == "constant":
         return lr.peak
+    offset += lr.skip
     if lr.shape == "warmup":
         assert lr.length is not None
         return lr.peak * schedules.warmup(offset, lr.length)
@@ -84,7 +93,13 @@ class Trainer:
             self.model.to(torch.bfloat16)
             self.low = self.weights.to(torch.bfloat16)
         self.leaves = self.parameters.adopt(self.model, self.weights if self.low is None else self.low)
-        self.optimizer = optimizers.build(self.rule.optimizer, self.parameters, self.weights, self.gradient)
+        self.optimizer = optimizers.build(
+            self.rule.optimizer, self.parameters, self.weights, self.gradient, wrappers.by_tensor(self.rule.methods)
+        )
+        self.wrapper = wrappers.wrap(
+            self.optimizer, self.rule.methods, self.model, int(self.rule.seeds["noise"]), self.layout,
+            self.rule.micro_batches,
+        )  # fmt: skip
         self.forward = torch.compile(self.model) if numerics["compiled"] else self.model
         self.model.train()
         if self.layout.world > 1 and self.buffers():
@@ -97,13 +112,14 @@ class Trainer:
 
     def make_model(self) -> torch.nn.Module:
         """A fresh model of this run in fp32, initialised from its seed."""
-        return models.build(
+        model = models.build(
             self.start.model["spec"],
             vocabulary=self.source.vocabulary,
             context=self.context,
             seed=self.start.seed,
             shape=self.start.model.get("shape"),
         )
+        return wrappers.prepared(model, self.rule.methods)
 
     def buffers(self) -> dict[str, Tensor]:
         """Persistent buffers by name (running statistics and the like)."""
@@ -114,10 +130,22 @@ class Trainer:
         """(tensors by name, JSON facts) of everything the next update depends on; tensors share memory."""
         found = {f"model/{name}": view for name, view in self.parameters.named(self.weights).items()}
         found |= {f"buffer/{name}": value for name, value in self.buffers().items()}
-        remembered, facts = optimizers.state(self.optimizer, self.parameters)
+        remembered, facts = optimizers.state(self.optimizer, self.parameters, self.wrapper is not None)
         found |= {f"optimizer/{name}": value for name, value in remembered.items()}
-        meta = {"update": self.update, "samples": self.samples, "first_loss": self.first_loss, "optimizer": facts}
+        meta: dict[str, Any] = {
+            "update": self.update,
+            "samples": self.samples,
+            "first_loss": self.first_loss,
+            "optimizer": facts,
+        }
+        if self.wrapper is not None:
+            meta["wrapper"] = self._wrapper_kind
         return found, meta
+
+    @property
+    def _wrapper_kind(self) -> str | None:
+        record = wrappers.of_kind(self.rule.methods, *wrappers.WRAPPERS)
+        return None if record is None else str(record["kind"])
 
     def load(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, entering: bool, phase: Phase) -> None:
         """Continue from a stored state; ``entering`` means that the phase begins here and its carry applies."""
@@ -132,14 +160,32 @@ class Trainer:
             self.samples = 0
         if not (entering and phase.carry.optimizer == "reset"):
             stored = {name[10:]: value for name, value in tensors.items() if name.startswith("optimizer/")}
-            optimizers.load_state(self.optimizer, self.parameters, stored, meta["optimizer"])
+            # A wrapper's memory ends with it: another one, or none, begins with the base's state alone.
+            same = meta.get("wrapper") == self._wrapper_kind
+            optimizers.load_state(self.optimizer, self.parameters, stored, meta["optimizer"], self.rule.optimizer, same)
 
     def step(self, offset: int) -> Row:
         """Take the update that follows ``offset`` updates of the phase; raise ``Diverged`` instead of a bad one."""
         rule = self.rule
         batch = tasks.tensors(self.source.batch(int(rule.seeds["data"]), self.samples, rule.batch, self.context))
-        loss, count = self._gradient(batch)
         lr = learning_rate(rule.lr, offset)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if self.wrapper is None:
+            loss, count, micro = self._gradient(batch)
+            norm = self._limit(loss, count)
+            self.optimizer.step()
+        else:
+            loss, norm = self._wrapped(self.wrapper, batch)
+            micro = math.nan if rule.micro_batches > 1 else None
+        if self.low is not None:
+            self.low.copy_(self.weights)
+        self.update += 1
+        self.samples += rule.batch
+        return Row(loss, norm, lr, micro)
+
+    def _limit(self, loss: float, count: int) -> float:
+        """Make the summed gradient the mean one, clipped; its norm before. Raise ``Diverged`` where it is useless."""
         norm = global_norm([self.gradient]) / count
         if self.first_loss is None:
             self.first_loss = loss
@@ -147,38 +193,75 @@ class Trainer:
             raise Diverged(self.update, f"training loss {loss:g}, gradient norm {norm:g}")
         if loss > FAR_ABOVE_START * self.first_loss:
             raise Diverged(self.update, f"training loss {loss:.4g} is far above its start {self.first_loss:.4g}")
-        shrink = 1.0 if rule.clip is None or norm <= rule.clip else rule.clip / norm
+        clip = self.rule.clip
+        shrink = 1.0 if clip is None or norm <= clip else clip / norm
         self.gradient.mul_(shrink / count)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        if self.low is not None:
-            self.low.copy_(self.weights)
-        self.update += 1
-        self.samples += rule.batch
-        return Row(loss, norm, lr)
+        return norm
 
-    def _gradient(self, batch: Any) -> tuple[float, int]:
-        """Fill ``gradient`` with the summed gradient of the batch; return its mean loss and number of terms."""
+    def _wrapped(self, wrapper: Extrapolation | LocalSGD, batch: Any) -> tuple[float, float]:
+        """An update of a wrapper, whose workers are the micro-batches: (mean loss, root mean square of the norms).
+
+        Clipping comes before a step of the base, so local SGD clips every worker's own gradient.
+        """
+        rule = self.rule
+        size = rule.batch // rule.micro_batches
+        seen: list[float] = []
+        squares: list[float] = []
+
+        def worker(index: int, samples: int) -> Callable[[], float]:
+            def closure() -> float:
+                if self.low is not None:
+                    self.low.copy_(self.weights)
+                part = tasks.part(batch, index * size, index * size + samples)
+                loss, count = self._slopes(part, index, self.gradient)
+                self.gradient.mul_(1.0 / count)
+                seen.append(loss / count)
+                return loss / count
+
+            return closure
+
+        def prepare() -> None:
+            squares.append(self._limit(math.fsum(seen) / len(seen), 1) ** 2)
+            seen.clear()
+
+        share = wrappers.share(rule.methods)
+        workers = [worker(index, size) for index in self.mine]
+        first = [worker(index, max(1, round(share * size))) for index in self.mine]
+        if isinstance(wrapper, Extrapolation):
+            loss = float(wrapper.step(workers, first=first, prepare=prepare))
+        else:
+            loss = float(wrapper.step(workers, prepare=prepare))
+        if self.layout.world > 1:
+            loss = self.layout.combine(torch.tensor([loss], dtype=torch.float64)).item() / self.layout.world
+        return loss, math.sqrt(math.fsum(squares) / len(squares))
+
+    def _slopes(self, part: Any, index: int, into: Tensor) -> tuple[float, int]:
+        """Fill ``into`` with the summed gradient of one micro-batch; return its summed loss and number of terms."""
+        torch.default_generator.manual_seed(_noise(int(self.rule.seeds["noise"]), self.update, index))
+        with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-autocast"):
+            total, count = self.task.loss(self.forward, part)
+        slopes = torch.autograd.grad(total, self.leaves, allow_unused=True, materialize_grads=True)
+        torch._foreach_copy_(self.parameters.views(into), list(slopes))
+        return total.item(), count
+
+    def _gradient(self, batch: Any) -> tuple[float, int, float | None]:
+        """Fill ``gradient`` with the summed gradient of the batch; its mean loss, terms, and ``Row.micro_squared``."""
         rule = self.rule
         size = rule.batch // rule.micro_batches
         tree, losses = PairwiseSum(), PairwiseSum()
         alone = rule.micro_batches == 1
         for index in self.mine:
-            torch.default_generator.manual_seed(_noise(int(rule.seeds["noise"]), self.update, index))
             part = batch if alone else tasks.part(batch, index * size, (index + 1) * size)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-autocast"):
-                total, count = self.task.loss(self.forward, part)
-            slopes = torch.autograd.grad(total, self.leaves, allow_unused=True, materialize_grads=True)
             into = self.gradient if alone else torch.empty_like(self.gradient)
-            torch._foreach_copy_(self.parameters.views(into), list(slopes))
+            loss, count = self._slopes(part, index, into)
+            squared = 0.0 if alone else (global_norm([into]) / count) ** 2
             if not alone:
                 tree.add(into)
-            losses.add(torch.tensor([total.item(), count], dtype=torch.float64))
+            losses.add(torch.tensor([loss, count, squared], dtype=torch.float64))
         if not alone:
             self.gradient.copy_(self.layout.combine(tree.total()))
-        summed, terms = self.layout.combine(losses.total()).tolist()
-        return summed / terms, int(terms)
+        summed, terms, squares = self.layout.combine(losses.total()).tolist()
+        return summed / terms, int(terms), None if alone else squares / rule.micro_batches
 
 
 def _noise(seed: int, update: int, micro_batch: int) -> int:

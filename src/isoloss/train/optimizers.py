@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from isoloss.methods.lamb import LAMB
+from isoloss.methods.lars import LARS
 from isoloss.recipe.errors import RunFailed, StudyError
 from isoloss.recipe.references import is_reference, load
 from isoloss.train.flat import FlatLayout
+from isoloss.train.wrappers import own
+
+ELEMENTWISE: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+LAYER_WISE: dict[str, Callable[..., torch.optim.Optimizer]] = {"lamb": LAMB, "lars": LARS}
+BUILT_IN = (*ELEMENTWISE, *LAYER_WISE)
 
 
-def build(record: Mapping[str, Any], layout: FlatLayout, flat: Tensor, gradient: Tensor) -> torch.optim.Optimizer:
+def build(
+    record: Mapping[str, Any], layout: FlatLayout, flat: Tensor, gradient: Tensor, by_tensor: bool = False
+) -> torch.optim.Optimizer:
     """The optimizer a rule names, stepping on views of ``flat`` with views of ``gradient``.
 
-    Built-ins are elementwise and get two tensors (with and without decay). A user's own
-    ``package.module:attribute`` gets one tensor a parameter in two groups, the second with ``weight_decay`` 0.
-    The learning rate is set before every step by the loop.
+    Elementwise ones get two tensors (with and without decay) unless ``by_tensor``. Layer-wise ones and a user's own
+    ``package.module:attribute`` get one tensor a parameter in two groups, the second with ``weight_decay`` 0 and
+    without trust ratios. The learning rate is set before every step by the loop.
     """
     name, options = record["name"], dict(record["options"])
     decay = options.pop("weight_decay", 0.0)
-    elementwise = not is_reference(name)
+    elementwise = name in ELEMENTWISE and not by_tensor
     groups = []
     for (weights, decays), (slopes, _) in zip(layout.groups(flat), layout.groups(gradient), strict=True):
         if elementwise:
@@ -31,13 +40,17 @@ def build(record: Mapping[str, Any], layout: FlatLayout, flat: Tensor, gradient:
         else:
             members = _members(layout, weights, slopes, decays)
         groups.append({"params": members, "weight_decay": decay if decays else 0.0})
-    if name == "adamw":
+        if name in LAYER_WISE:
+            # nvlamb decides by the weight decay itself.
+            groups[-1]["adapt"] = None if options["variant"] == "nvlamb" else decays
+    if "betas" in options:
         options["betas"] = tuple(options["betas"])
-        return torch.optim.AdamW(groups, lr=0.0, fused=True, **options)
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, fused=True, **options)
+    if name in ELEMENTWISE:
+        return ELEMENTWISE[name](groups, lr=0.0, fused=True, **options)
+    if name in LAYER_WISE:
+        return LAYER_WISE[name](groups, lr=0.0, **options)
     if not is_reference(name):
-        raise StudyError(f"optimizer {name!r} is not adamw, sgd or package.module:attribute")
+        raise StudyError(f"optimizer {name!r} is not {', '.join(BUILT_IN)} or package.module:attribute")
     try:
         made: torch.optim.Optimizer = load(name)(groups, lr=1.0, **options)
     except TypeError as error:
@@ -64,7 +77,9 @@ def _members(layout: FlatLayout, weights: Tensor, slopes: Tensor, decays: bool) 
     return members
 
 
-def state(optimizer: torch.optim.Optimizer, layout: FlatLayout) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def state(
+    optimizer: torch.optim.Optimizer, layout: FlatLayout, wrapped: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors by ``entry/parameter name`` or ``entry/#group``, JSON facts) of everything that is remembered."""
     found: dict[str, Tensor] = {}
     facts: dict[str, Any] = {}
@@ -80,16 +95,27 @@ def state(optimizer: torch.optim.Optimizer, layout: FlatLayout) -> tuple[dict[st
                 facts[f"{entry}/#{index}"] = value
             else:
                 raise RunFailed(f"optimizer state {entry!r} is a {type(value).__name__}: it cannot be stored")
-    own = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in optimizer.param_groups]
-    if type(optimizer) not in (torch.optim.AdamW, torch.optim.SGD):
-        facts["groups"] = [{k: v for k, v in g.items() if isinstance(v, bool | int | float | str)} for g in own]
+    groups = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in optimizer.param_groups]
+    if type(optimizer) not in ELEMENTWISE.values() or wrapped:
+        facts["groups"] = [{k: v for k, v in g.items() if isinstance(v, bool | int | float | str)} for g in groups]
     return found, facts
 
 
 def load_state(
-    optimizer: torch.optim.Optimizer, layout: FlatLayout, stored: Mapping[str, Tensor], facts: Mapping[str, Any]
+    optimizer: torch.optim.Optimizer,
+    layout: FlatLayout,
+    stored: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    record: Mapping[str, Any],
+    same_wrapper: bool = True,
 ) -> None:
-    """Restore what ``state`` returned."""
+    """Restore what ``state`` returned; what the rule's ``record`` says of the groups stays.
+
+    Without ``same_wrapper`` the memory of the wrapper that saved the state is left out.
+    """
+    if not same_wrapper:
+        stored = {key: value for key, value in stored.items() if not own(key)}
+        facts = {key: value for key, value in facts.items() if not own(key)}
     for index, (names, sizes, _shapes, member) in enumerate(_walk(optimizer, layout)):
         remembered: dict[str, Any] = {}
         entries = {key.rpartition("/#")[0] for key in stored if key.endswith(f"/#{index}")}
@@ -106,8 +132,10 @@ def load_state(
                 remembered[key.rpartition("/#")[0]] = value
         if remembered:
             optimizer.state[member] = remembered
-    for group, own in zip(optimizer.param_groups, facts.get("groups", []), strict=False):
-        group.update(own)
+    said = {"weight_decay", "adapt", *record["options"]}
+    for group, remembered in zip(optimizer.param_groups, facts.get("groups", []), strict=False):
+        kept = {key: value for key, value in remembered.items() if key not in said}
+        group.update({key: value for key, value in kept.items() if same_wrapper or not own(key)})
 
 
 def _walk(
