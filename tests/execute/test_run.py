@@ -63,9 +63,27 @@ def test_the_number_of_workers_changes_no_bit(whole: tuple[Any, Path], small: di
 def test_processes_that_share_micro_batches_change_no_bit(small: dict[str, Any], tmp_path: Path) -> None:
     small["training"]["micro_batches"] = 4
     small["grid"]["seed"] = [0]
+    small["arms"] |= {
+        "sam": {"training": {"sharpness": {"direction": "local"}}},
+        "extrapolated": {"training": {"extrapolate": {"direction": "gradient", "share": 0.5}}},
+        "lamb": {"training": {"optimizer": {"name": "lamb", "lr": 0.01}}},
+    }
     one, two, four = (run(small, tmp_path / f"{n}", workers=1, processes=n) for n in (1, 2, 4))
+    assert {r.status for r in one.results} == {"done"}
     assert table(one).equals(table(two))
     assert table(one).equals(table(four))
+
+
+@pytest.mark.parametrize("method", [{"local_sgd": {"every": 2}}, {"extrapolate": {"direction": "past"}}])
+def test_a_memory_of_each_micro_batch_is_not_shared_by_processes(
+    small: dict[str, Any], tmp_path: Path, method: dict[str, Any]
+) -> None:
+    small |= {"grid": {"seed": [0]}, "duration": "4 updates", "arms": {"only": {"training": method}}}
+    small["training"] |= {"micro_batches": 2, "warmup": "0 updates"}
+    small["baseline"] = "only"
+    found = run(small, tmp_path / "store", workers=1, processes=2)
+    assert {r.status for r in found.results} == {"failed"}
+    assert "allowed: --processes 1" in found.results[0].message
 
 
 def test_a_second_run_trains_nothing(whole: tuple[Any, Path], small: dict[str, Any]) -> None:
