@@ -47,6 +47,7 @@ def test_power_contains_three_of_the_forms(exponent: float) -> None:
     named = {0.5: "one_minus_sqrt", 1.0: "linear", 2.0: "square"}.get(exponent)
     mine = [decay(u, 7, shape=partial(schedules.power, exponent=exponent)) for u in range(8)]
     assert mine == pytest.approx([1 - (u / 7) ** exponent for u in range(8)])
+    assert mine == [decay(u, 7, shape=f"power({exponent})") for u in range(8)]
     if named:
         assert mine == pytest.approx([decay(u, 7, shape=named) for u in range(8)])
 
@@ -97,6 +98,13 @@ def test_steps_multiply() -> None:
 def test_whole_run_with_cooldown_written_out() -> None:
     values = [multiplier(u, total=10, warmup=2, cooldown=("linear", 4, 0.2)) for u in range(10)]
     assert values == pytest.approx([0.5, 1, 1, 1, 1, 1, 1.0, 0.8, 0.6, 0.4])
+
+
+def test_whole_runs_with_a_power() -> None:
+    values = [multiplier(u, total=8, warmup=1, cooldown=("power(3)", 4, 0.0)) for u in range(8)]
+    assert values == pytest.approx([1, 1, 1, 1, 1, 1 - 1 / 64, 1 - 1 / 8, 1 - 27 / 64])
+    values = [multiplier(u, total=4, shape="power(0.5)", final=0.2) for u in range(4)]
+    assert values == [multiplier(u, total=4, shape="one_minus_sqrt", final=0.2) for u in range(4)]
 
 
 def test_whole_run_cosine_is_the_half_circle_after_warmup() -> None:
@@ -154,6 +162,10 @@ def test_lr_is_the_peak_times_the_multiplier() -> None:
         (lambda: decay(-1, 10), ["-1", "at least 0"]),
         (lambda: decay(0, 0), ["0", "at least 1"]),
         (lambda: schedules.power(0.5, 0.0), ["exponent", "above 0"]),
+        (lambda: decay(0, 10, shape="power(-1)"), ["power(-1)", "'-1'", "above 0"]),
+        (lambda: decay(0, 10, shape="power(a)"), ["'a'", "above 0"]),
+        (lambda: decay(0, 10, shape="power"), ["power", "did you mean 'power(a)'"]),
+        (lambda: multiplier(0, total=9, shape="power(2)", cooldown=("linear", 5, 0.0)), ["already decays"]),
         (lambda: steps(0, [(3, -1.0)]), ["-1.0", "update 3", "above 0"]),
         (lambda: multiplier(10, total=10), ["10", "0 to 9"]),
         (lambda: multiplier(0, total=10, warmup=6, cooldown=("linear", 5, 0.0)), ["6", "5", "at most 10"]),

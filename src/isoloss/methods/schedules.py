@@ -13,7 +13,9 @@ Forms and check values: Haegele et al. 2024 (arXiv 2405.18392), appendix B.1.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from isoloss.recipe.errors import nearest
 
@@ -46,7 +48,7 @@ def square(x: float) -> float:
 
 
 def power(x: float, exponent: float) -> float:
-    """1 - x^exponent; as a shape: `functools.partial(power, exponent=...)`.
+    """1 - x^exponent; as a shape: "power(0.5)", or `functools.partial(power, exponent=0.5)`.
 
     Raises ValueError unless exponent > 0.
     """
@@ -73,6 +75,21 @@ DECAYS = (*FORMS, "exponential")
 SHAPES = ("constant", *DECAYS, "inverse_sqrt", "steps")
 
 
+def form(shape: str) -> Form | None:
+    """The form of a name of FORMS or of "power(a)"; None for other names. Raises ValueError for a bad exponent."""
+    if found := re.fullmatch(r"power\((.*)\)", shape):
+        try:
+            exponent = float(found[1])
+        except ValueError:
+            exponent = math.nan
+        if not 0 < exponent < math.inf:
+            raise ValueError(
+                f"shape {shape!r}: the exponent is {found[1]!r}; allowed: a number above 0, as in power(0.5)"
+            )
+        return partial(power, exponent=exponent)
+    return FORMS.get(shape)
+
+
 def warmup(update: int, length: int) -> float:
     """Multiplier of a linear warm-up: (update + 1) / length, 1 from its last update on.
 
@@ -86,8 +103,8 @@ def warmup(update: int, length: int) -> float:
 def decay(update: int, length: int, *, shape: str | Form = "linear", final: float = 0.0) -> float:
     """Multiplier of decay update `update` of `length`: final + (1 - final) f(update / length).
 
-    `shape` is a name of DECAYS or any f with f(0) = 1, f(1) = 0. At update = length and after it is `final`,
-    approached without a jump. Raises ValueError for an unknown shape or `final` outside [0, 1]
+    `shape` is a name of DECAYS, "power(a)" or any f with f(0) = 1, f(1) = 0. At update = length and after it is
+    `final`, approached without a jump. Raises ValueError for an unknown shape or `final` outside [0, 1]
     (exponential: (0, 1]).
     """
     _at_least("update", update, 0)
@@ -97,10 +114,11 @@ def decay(update: int, length: int, *, shape: str | Form = "linear", final: floa
         return exponential(x, final)
     if not 0 <= final <= 1:
         raise ValueError(f"decay: final is {final!r}; allowed: 0 to 1, a fraction of the peak")
-    form = FORMS.get(shape) if isinstance(shape, str) else shape
-    if form is None:
-        raise ValueError(f"decay: unknown shape {shape!r}; allowed: {', '.join(DECAYS)}{nearest(str(shape), DECAYS)}")
-    return final + (1.0 - final) * form(x)
+    f = form(shape) if isinstance(shape, str) else shape
+    if f is None:
+        names = (*DECAYS, "power(a)")
+        raise ValueError(f"decay: unknown shape {shape!r}; allowed: {', '.join(names)}{nearest(str(shape), names)}")
+    return final + (1.0 - final) * f(x)
 
 
 def inverse_sqrt(update: int, warmup: int = 1) -> float:
@@ -150,7 +168,7 @@ def multiplier(
     length = cooldown[1] if cooldown else 0
     if cooldown:
         _at_least("length of the cooldown", length, 1)
-        if shape in DECAYS or callable(shape):
+        if shape in DECAYS or callable(shape) or form(shape) is not None:
             raise ValueError(
                 f"multiplier: shape {shape!r} already decays; a cooldown follows constant, inverse_sqrt or steps"
             )
@@ -167,9 +185,9 @@ def multiplier(
         raise ValueError(f"multiplier: drops belong to shape 'steps', found shape {shape!r}")
     start = total - length
     if cooldown and update >= start:
-        form, _, floor = cooldown
+        fall, _, floor = cooldown
         level = _body(start, warmup=warmup, shape=shape, final=final, end=end, drops=drops)
-        return level * decay(update - start, length, shape=form, final=floor)
+        return level * decay(update - start, length, shape=fall, final=floor)
     if update < warmup:
         return (update + 1) / warmup
     return _body(update, warmup=warmup, shape=shape, final=final, end=end, drops=drops)
@@ -195,8 +213,9 @@ def _body(
         return inverse_sqrt(update, warmup)
     if shape == "steps":
         return steps(update, drops)
-    if isinstance(shape, str) and shape not in SHAPES:
-        raise ValueError(f"multiplier: unknown shape {shape!r}; allowed: {', '.join(SHAPES)}{nearest(shape, SHAPES)}")
+    if isinstance(shape, str) and shape not in SHAPES and form(shape) is None:
+        names = (*SHAPES, "power(a)")
+        raise ValueError(f"multiplier: unknown shape {shape!r}; allowed: {', '.join(names)}{nearest(shape, names)}")
     return decay(update - warmup, max(end - warmup, 1), shape=shape, final=final)
 
 
