@@ -1,6 +1,6 @@
 """Every benchmark in turn, its table kept under benchmarks/results/ with what it ran on.
 
-python benchmarks/run.py [training planning store laws]
+python benchmarks/run.py [training planning store laws methods]
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ COMMANDS = {
     "planning": [["planning.py"]],
     "store": [["store.py"]],
     "laws": [["laws.py"]],
+    "methods": [["methods.py", "--write"]],
 }
+
+WRITE_THEIR_OWN = ("laws", "methods")
 
 
 def main() -> None:
@@ -31,7 +34,7 @@ def main() -> None:
             )
             print(done.stdout)
             parts.append(f"`python benchmarks/{' '.join(command)}`\n\n{done.stdout}")
-        if name != "laws":  # it writes its own
+        if name not in WRITE_THEIR_OWN:
             capability = torch.backends.cpu.get_cpu_capability()
             head = f"{platform.machine()}, {capability}, Python {platform.python_version()}, torch {torch.__version__}"
             (HERE / "results" / f"{name}.md").write_text(f"# {name}\n\n{head}\n\n" + "\n".join(parts))

@@ -52,7 +52,9 @@ def test_the_check_sees_lazy_and_relative_imports() -> None:
     assert imported_rooms(module, text) == {"cli", "plan", "store"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["fit", "--help"], ["store", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["fit", "--help"], ["coordinates", "--help"], ["store", "--help"]]
+)
 def test_help_is_light(arguments: list[str]) -> None:
     code = (
         f"import sys; sys.argv = ['isoloss', *{arguments!r}]\n"

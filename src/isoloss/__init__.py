@@ -16,12 +16,28 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["Results", "Store", "fit", "load_study", "plan", "report", "results", "run", "worth"]
+__all__ = [
+    "Results",
+    "Store",
+    "averages",
+    "branch",
+    "fit",
+    "line",
+    "load_study",
+    "plan",
+    "report",
+    "results",
+    "run",
+    "worth",
+]
 
 _LAZY = {
     "Results": ("isoloss.worth.results", "Results"),
     "Store": ("isoloss.store", "Store"),
+    "averages": ("isoloss.facade", "averages"),
+    "branch": ("isoloss.facade", "branch"),
     "fit": ("isoloss.laws", "fit"),
+    "line": ("isoloss.worth.line", "line"),
     "load_study": ("isoloss.study", "load"),
     "results": ("isoloss.facade", "results"),
     "run": ("isoloss.facade", "run"),

@@ -78,6 +78,38 @@ def test_fit_without_enough_clusters_refuses_intervals_only(table: Path) -> None
     assert "intervals" not in found and "2 independent clusters" in found["intervals_refused"]
 
 
+def test_replaced_and_failed_draws_are_told(table: Path) -> None:
+    """Four model sizes: a third of the resamples cannot determine the law."""
+    points = Points.read(table)
+    four = table.parent / "four.csv"
+    kept = points.where(points.N < 4e8)
+    rows = [f"{n},{d},{y}" for n, d, y in zip(kept.N, kept.D, kept.loss, strict=True)]
+    four.write_text("\n".join(["N,D,loss", *rows]) + "\n")
+    found = json.loads(run("fit", four, "--bootstrap", "300", "--json").stdout)
+    redrawn = found["bootstrap"]["redrawn"]
+    assert redrawn > 50 and found["bootstrap"]["failed"] == 0
+    assert f"{redrawn} of {300 + redrawn} resamples" in " ".join(found["bootstrap"]["notes"])
+    assert "only 4 independent clusters" in found["identification"]
+    told = " ".join(run("fit", four, "--bootstrap", "300").stdout.split())
+    assert f"0 failed, {redrawn} drawn again" in told and "only 4 independent clusters by N" in told
+    assert "were drawn again" in told
+
+
+def test_overtraining_law_predicts_from_size_and_data(table: Path) -> None:
+    done = run("predict", table, "--law", "overtraining", "--flops", "6ND", "--at", "N=1e9,D=1e11", "--compute", "1e22",
+               "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    point, best = json.loads(done.stdout)["predictions"]
+    assert point["low"] < point["predicted"] < point["high"]
+    assert 6 * best["N"] * best["D"] == pytest.approx(1e22, rel=1e-9)
+
+
+def test_backtest_scores_each_cut_off_once(table: Path) -> None:
+    cuts = json.loads(run("backtest", table, "--by", "D", "--json").stdout)["cuts"]
+    reached = [cut["threshold"] for cut in cuts if "threshold" in cut]
+    assert reached and len(reached) == len(set(reached))
+
+
 def test_saved_fit_predicts_like_the_table(table: Path, tmp_path: Path) -> None:
     saved = tmp_path / "deep" / "fit.json"
     assert run("fit", table, "--save", saved, "--bootstrap", "0").returncode == 0
@@ -120,7 +152,7 @@ def test_backtest_and_compare(table: Path) -> None:
         (["fit", "TABLE", "--law", "envelope", "--flops", "6ND"], "--pin L_inf="),
         (["predict", "TABLE", "--at", "N=-1,D=1e9"], "positive"),
         (["predict", "TABLE", "--compute=-5"], "positive"),
-        (["predict", "TABLE", "--law", "kaplan-d", "--compute", "1e20"], "use --at"),
+        (["predict", "TABLE", "--law", "kaplan-d", "--compute", "1e20"], "law of D alone"),
         (["fit", "TABLE", "--column", "N=parms"], "did you mean 'params'"),
         (["fit", "TABLE", "--column", "N"], "allowed: NAME=VALUE"),
         (["fit", "TABLE", "--pin", "E=low"], "is not a number"),

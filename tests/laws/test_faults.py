@@ -93,6 +93,76 @@ def test_embeddings_counted_in_size_are_caught() -> None:
         clean.without_embeddings()
 
 
+def test_untied_embeddings_counted_in_size_are_caught() -> None:
+    """Two vocabulary matrices in N: named as such, and taken off both."""
+    width, layers = np.array([256.0, 512, 1024, 2048]), np.array([6.0, 8, 12, 16])
+    blocks = np.repeat(12 * layers * width**2, 6)
+    shape = {"d_model": np.repeat(width, 6), "n_layer": np.repeat(layers, 6), "vocab": np.full(24, 32000.0)}
+    D = np.tile(np.geomspace(1e8, 3e10, 6), 4)
+    clean = Points(N=blocks, D=D, loss=CHINCHILLA.predict(TRUTH, {"N": blocks, "D": D}), **shape)
+    matrix = shape["vocab"] * shape["d_model"]
+    once, twice = clean.with_columns(N=blocks + matrix), clean.with_columns(N=blocks + 2 * matrix)
+    assert any("embeddings twice" in w for w in twice.check())
+    assert any("embeddings (" in w for w in once.check()) and not any("embeddings" in w for w in clean.check())
+    for counted in (once, twice):
+        np.testing.assert_allclose(counted.without_embeddings().N, blocks, rtol=1e-12)
+    assert abs(fit(twice, "chinchilla").parameters["alpha"] - TRUTH["alpha"]) > 0.05
+    claimed = fit(twice, "chinchilla").parameters
+    assert any("embeddings twice" in text for text in audit(twice, "chinchilla", claimed).findings)
+
+
+def test_the_optimum_of_another_loss_is_named(epoch: Points) -> None:
+    """Besiroglu's printed values are those of the L1 limit; others are recognised alike, none is invented."""
+    printed = {"A": 482.01, "B": 2085.43, "E": 1.8169, "alpha": 0.3478, "beta": 0.3658}
+    found = audit(epoch, "chinchilla", printed).findings
+    assert len(found) == 1 and "the optimum of L1, not of Huber 0.001" in found[0]
+    assert "another loss" not in " ".join(audit(epoch, "chinchilla", printed, loss="l1").findings)
+    wide = fit(epoch, "chinchilla", delta=1e-2).parameters
+    assert "the optimum of Huber 0.01, not of Huber 0.001" in audit(epoch, "chinchilla", wide).findings[0]
+    squares = fit(epoch, "chinchilla", loss="squared").parameters
+    assert "of squared residuals, not of L1" in audit(epoch, "chinchilla", squares, loss="l1").findings[0]
+    hoffmann = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.34, "beta": 0.28}
+    assert "not converged" in audit(epoch, "chinchilla", hoffmann).findings[0]
+    with pytest.raises(LawError, match="needs beta too"):
+        audit(epoch, "chinchilla", {name: v for name, v in hoffmann.items() if name != "beta"})
+
+
+def test_a_flat_table_ends_in_words() -> None:
+    """No slope: exponents go to zero, and what is derived from them has no value. Nothing divides by zero."""
+    points = good(loss=np.full(30, 3.0))
+    found = fit(points, "chinchilla")
+    assert np.isnan(found.derived["a_opt"]) and np.isnan(found.derived["G"])
+    assert "a_opt, b_opt, G have no finite value at this fit" in " ".join(found.warnings)
+    assert "goes to zero" in found.report()
+    for law in ("chinchilla-tied", "chinchilla-outer", "kaplan", "additive:N,D"):
+        assert fit(points, law).rmse < 0.05 and fit(points, law).report()
+    draws = fit(good(), "chinchilla").bootstrap(20)
+    nothing = draws.interval(lambda p: p["E"] * np.nan)
+    assert np.isnan(nothing.low) and np.isnan(nothing.high) and "20 of 20 draws have no value" in nothing.note
+
+
+def test_an_envelope_is_the_same_from_python_and_the_command_line(tmp_path: Path) -> None:
+    """Its floor is given, and it runs along the lower edge, whoever asks."""
+    import subprocess
+    import sys
+
+    points = good(C=6 * good().N * good().D)
+    with pytest.raises(LawError, match=r"takes L_inf as given.*--pin L_inf=VALUE"):
+        fit(points, "envelope")
+    with pytest.raises(LawError, match="is a floor"):
+        fit(points, "envelope", fixed={"L_inf": 99.0})
+    found = fit(points, "envelope", fixed={"L_inf": 1.5})
+    assert found.loss.kind == "lower-envelope"
+    assert np.mean(points.loss < found.predict(C=points.C)) < 0.2
+    rows = ["C,loss", *(f"{c!r},{y!r}" for c, y in zip(points.C.tolist(), points.loss.tolist(), strict=True))]
+    (tmp_path / "p.csv").write_text("\n".join(rows) + "\n")
+    command = ["-m", "isoloss.cli.main", "fit", str(tmp_path / "p.csv"), "--law", "envelope", "--pin", "L_inf=1.5"]
+    done = subprocess.run([sys.executable, *command, "--json"], capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    assert told["parameters"] == pytest.approx(found.parameters, rel=1e-9)
+    assert told["loss"]["kind"] == "lower-envelope"
+
+
 def test_a_fit_that_equals_its_start_is_an_error(epoch: Points, epoch_fit: Fit) -> None:
     """The solver itself cannot stall here, so the refusal is tested on a result that did not move."""
     from dataclasses import replace

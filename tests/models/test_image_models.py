@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from isoloss.models import build, decayed, describe, has_batch_statistics, needs_whole_batch
+from isoloss.models import build, decayed, describe, has_batch_statistics, keeps_statistics, needs_whole_batch
 from isoloss.models.ladder import CONFIGS, FROM_DATA
 from isoloss.recipe import catalogue
 
@@ -235,6 +235,7 @@ def test_who_needs_the_whole_batch() -> None:
         model = build(spec, seed=0, **given_by_data)
         assert has_batch_statistics(model) is wanted
         assert needs_whole_batch(spec, **given_by_data) is wanted
+        assert keeps_statistics(spec, **given_by_data) is wanted
         if wanted:
             assert not has_batch_statistics(methods.convert(model, 4))
             assert not has_batch_statistics(
@@ -269,6 +270,7 @@ def test_own_model_of_images_is_built_and_counted(tmp_path: Any, monkeypatch: py
     assert facts.forward_flops_per_token == 2 * (27 * 4 * 72 + 4 * 5)
     assert (facts.matrices, facts.head) == (108, 20)
     assert needs_whole_batch(spec, **data)
+    assert keeps_statistics(spec, **data)
     assert build(spec, seed=0, **data)(torch.zeros(2, 3, 9, 8)).shape == (2, 5)
 
 

@@ -50,6 +50,18 @@ made = st.builds(
 studies = st.lists(made, min_size=1, max_size=8)
 
 
+def test_metrics_share_a_pass_and_parts_share_a_refresh() -> None:
+    window = Observer("window", {"length": 4})
+    plain = [Measure(name, part, 10) for name in ("loss", "ece") for part in ("A", "B")]
+    averaged = [Measure(m.metric, m.part, m.amount, window, 8) for m in plain]
+    assert cost.readings([plain]) == (2, 0)
+    assert cost.readings([plain + averaged, [Measure("loss", "B", 10)]]) == (2 + 2 + 1, 8)
+    assert cost.readings([[Measure("loss", "B", 10), Measure("loss", "B", 20)]]) == (2, 0)
+    assert len({m.name for m in plain + averaged}) == 8
+    assert Measure("loss", "B", 10, window).name == "window(length=4)/loss@B:10"
+    assert averaged[0].name == "window(length=4)/refresh=8/loss@A:10"
+
+
 class Ledger:
     """A store reduced to what planning sees, and a trainer that only notes what it did."""
 

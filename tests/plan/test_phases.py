@@ -94,7 +94,24 @@ def test_epochs_are_stretched_by_the_regime() -> None:
         assert made.run.length == pytest.approx(epochs * 6_400 / 128, rel=0.01)
 
 
-SHAPES = st.sampled_from(["linear", "cosine", "one_minus_sqrt", "square"])
+SHAPES = st.sampled_from(["linear", "cosine", "one_minus_sqrt", "square", "power"])
+
+
+def test_a_power_has_its_exponent_as_a_shape_and_as_a_cooldown() -> None:
+    shape = rates(lowered(schedule={"shape": "power", "exponent": 0.3, "final": 0.1}, training={"warmup": "0 updates"}))
+    peak = shape[0]
+    assert shape == pytest.approx([peak * (0.1 + 0.9 * (1 - (u / 100) ** 0.3)) for u in range(100)])
+    cooldown = {"shape": "power", "exponent": 2, "length": "40 updates"}
+    made = lowered(schedule={"shape": "constant", "cooldown": cooldown}, training={"warmup": "0 updates"})
+    assert rates(made)[60:] == pytest.approx([peak * (1 - (u / 40) ** 2) for u in range(40)])
+    root = {"shape": "power", "length": "40 updates"}
+    known = {"shape": "one_minus_sqrt", "length": "40 updates"}
+    default, sqrt = (rates(lowered(schedule={"shape": "constant", "cooldown": c})) for c in (root, known))
+    assert default == pytest.approx(sqrt)
+    with pytest.raises(StudyError, match=r"cooldown\.exponent: found 0; allowed: a number above 0"):
+        lowered(schedule={"shape": "constant", "cooldown": root | {"exponent": 0}})
+    with pytest.raises(StudyError, match=r"cooldown\.exponent: found the unknown key 'exponent' of linear"):
+        lowered(schedule={"shape": "constant", "cooldown": {"shape": "linear", "exponent": 2}})
 
 
 @settings(max_examples=40, deadline=None)
@@ -145,6 +162,10 @@ def test_extra_gradients_are_charged() -> None:
         ({"sharpness": {}, "extrapolate": {}}, "both on at update 0; allowed: one at a time"),
         ({"extrapolate": {"begin": "9 updates", "end": "5 updates"}}, "ends at update 5 and begins at 9"),
         ({"local_sgd": {"every": 4}}, "micro_batches is 1; allowed: 2 or more"),
+        (
+            {"local_sgd": {"every": 4}, "micro_batches": 2, "optimizer": {"name": "schedule_free_sgd", "lr": 0.1}},
+            "local_sgd: found over schedule_free_sgd",
+        ),
         ({"ghost_size": 8}, "the model has no BatchNorm"),
         ({"extrapolate": {"nesterov": True}, "optimizer": {"name": "adamw", "lr": 0.1}}, "optimizer sgd with momentum"),
     ],

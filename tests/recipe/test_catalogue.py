@@ -34,11 +34,14 @@ def test_records_are_whole(entry: catalogue.Entry) -> None:
 
 
 def test_unknown_name_has_the_nearest() -> None:
-    with pytest.raises(StudyError, match=r"optimizer: found 'adamW'; allowed: adamw, sgd, lamb, lars \(did you mean 'adamw'"):
+    with pytest.raises(
+        StudyError, match=r"optimizer: found 'adamW'; allowed: adamw, sgd, lamb, lars, .*, muon \(did you mean 'adamw'"
+    ):
         catalogue.get("optimizer", "adamW")
 
 
 def test_gpt_and_mlp_options_are_those_of_the_models() -> None:
+    from isoloss.models import PARAMETRISATION
     from isoloss.models.ladder import GPTConfig, MLPConfig
 
     for name, config in (("gpt", GPTConfig), ("mlp", MLPConfig)):
@@ -47,14 +50,16 @@ def test_gpt_and_mlp_options_are_those_of_the_models() -> None:
             option.name: dataclasses.MISSING if option.required else option.default
             for option in catalogue.get("model", name).options
         }
+        assert [options.pop(name) for name in PARAMETRISATION] == ["standard", None]
         assert options == fields
 
 
 def test_schedule_names_are_those_of_the_methods() -> None:
     from isoloss.methods import schedules
 
-    assert set(catalogue.names("schedule")) == set(schedules.SHAPES)
-    assert set(catalogue.names("schedule", "decay")) == set(schedules.DECAYS)
+    assert schedules.form("power(0.5)") is not None
+    assert set(catalogue.names("schedule")) == {*schedules.SHAPES, "power"}
+    assert set(catalogue.names("schedule", "decay")) == {*schedules.DECAYS, "power"}
 
 
 @pytest.mark.parametrize("name", catalogue.names("average"))
@@ -68,13 +73,23 @@ def test_average_options_are_those_of_the_observers(name: str) -> None:
 def test_optimizer_options_are_those_of_torch(name: str) -> None:
     entry = catalogue.get("optimizer", name)
     parameters = inspect.signature(target(entry)).parameters  # type: ignore[arg-type]
-    assert {option.name for option in entry.options} <= set(parameters)
+    evaluation = {"refresh"} if "averaging" in entry.tags else set()
+    assert {option.name for option in entry.options} - evaluation <= set(parameters)
 
 
 def test_sources_are_those_of_the_data_room() -> None:
     from isoloss.data.registry import SOURCES
 
     assert set(catalogue.names("data")) == set(SOURCES)
+
+
+def test_metrics_are_those_that_are_computed() -> None:
+    import torch
+
+    from isoloss.train import calibration
+
+    found = calibration.judged(torch.tensor([0.9, 0.4]), torch.tensor([1.0, 0.0]))
+    assert tuple(found) == catalogue.names("metric")
 
 
 def test_every_task_and_law_can_be_made() -> None:

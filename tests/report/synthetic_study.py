@@ -99,6 +99,7 @@ def study(shape: Shape = QUICKSTART, name: str = "quickstart") -> Json:
         "units": {"D": "tokens", "loss": "nats per byte"},
         "arms": [_arm(arm, arm == baseline, shape) for arm in shape.gains],
         "runs": runs,
+        "metrics": _metrics(runs, shape),
         "worth": worth,
         "worth_overall": overall,
         "laws": [law for arm in shape.gains if (law := _law(runs, arm)) is not None],
@@ -119,6 +120,32 @@ def study(shape: Shape = QUICKSTART, name: str = "quickstart") -> Json:
             "Sizes span less than two decades: a trend with size may bend outside this range.",
         ],
     }
+
+
+def _metrics(runs: list[Json], shape: Shape) -> list[Json]:
+    """Loss and an accuracy made from it at each arm's longest length; an AUROC that one arm does not have."""
+    rows = []
+    for arm, width in product(shape.gains, shape.widths):
+        ends = [
+            run["loss"]
+            for run in runs
+            if (run["arm"], run["N"], run["S"]) == (arm, parameters(width), shape.lengths[-1])
+        ]
+        readings = {"loss": ends, "accuracy": [1 / loss for loss in ends], "auroc": [0.5] if arm == "cosine" else []}
+        for name, values in readings.items():
+            rows.append(
+                {
+                    "arm": arm,
+                    "N": parameters(width),
+                    "D": shape.lengths[-1] * BATCH,
+                    "cell": {"model.width": width},
+                    "metric": name,
+                    "mean": float(np.mean(values)) if values else None,
+                    "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                    "seeds": len(values),
+                }
+            )
+    return rows
 
 
 def _runs(shape: Shape, rng: np.random.Generator) -> list[Json]:
@@ -417,6 +444,7 @@ def hostile() -> Json:
     result["runs"][0].update(status="failed", message=HOSTILE, loss=None)
     result["arms"][1]["line"] = HOSTILE
     result["worth"][0]["note"] = HOSTILE
+    result["metrics"][1].update(metric=HOSTILE, cell={HOSTILE: HOSTILE})
     result["provenance"]["study_file"] = HOSTILE
     result["provenance"]["versions"][HOSTILE] = HOSTILE
     result["units"] = {"D": HOSTILE, "loss": HOSTILE}

@@ -102,6 +102,20 @@ def test_checklist_does_not_claim_what_the_table_cannot_show(law: Fit) -> None:
     assert stopped["Is every parameter identified?"].state == "unknown"
 
 
+def test_page_tells_how_many_draws_were_replaced_and_failed(law: Fit, points: Points) -> None:
+    few = fit(points.where(points.N < 3e8), "chinchilla")
+    draws = few.bootstrap(200)
+    assert draws.clusters == 4 and draws.redrawn > 0
+    page = render(few, draws)
+    assert f"0 failed, {draws.redrawn} drawn again" in page
+    assert "were drawn again" in page and "only 4 independent clusters by N" in page
+    identified = {item.question: item for item in checklist(few, draws=draws)}["Is every parameter identified?"]
+    assert identified.state == "look" and "independent clusters" in identified.answer
+    unsolved = replace(law.bootstrap(50), failed=10)
+    assert "10 of 60 bootstrap draws had no solution" in render(law, unsolved)
+    assert "No intervals: the rows form" in render(law, refused="no interval: the rows form 2 clusters")
+
+
 def test_fan_says_what_its_band_is(law: Fit, points: Points) -> None:
     draws = law.bootstrap(50)
     by_compute, by_size = (holdout(points, "chinchilla", by=by, n=50) for by in ("C", "N"))

@@ -275,6 +275,13 @@ def test_what_is_shown_is_what_was_computed(pages: Pages, browser: Browser) -> N
     assert [value for value, *_ in data("parameter")] == [
         p["value"] for law in result["laws"] for p in law["parameters"]
     ]
+    metrics = {(d["arm"], float(d["size"]), d["metric"]): (value, text) for value, text, d in data("metric")}
+    known = {(m["arm"], m["N"], m["metric"]): m for m in result["metrics"] if m["mean"] is not None}
+    assert {key: value for key, (value, _) in metrics.items()} == {key: m["mean"] for key, m in known.items()}
+    for key, (value, text) in metrics.items():
+        shown, _, spread = text.partition("\u00a0±\u00a0")
+        assert float(shown) == pytest.approx(value, abs=5e-5)
+        assert (float(spread) if spread else None) == pytest.approx(known[key]["sd"], abs=5e-5)
     sharing = page.evaluate("({...document.getElementById('sharing').dataset})")
     assert {key: int(value) for key, value in sharing.items()} == result["sharing"]["updates"]
     shown = page.evaluate("document.body.innerText")
@@ -495,3 +502,13 @@ def test_the_network_really_is_cut(browser: Browser, tmp_path: Path) -> None:
     page.wait(lambda: any("example.com" in url for url in page.requests()))
     page.wait(lambda: page.complaints() != [])
     page.close()
+
+
+def test_a_metric_that_some_seeds_lack_says_for_how_many_it_is(tmp_path: Path) -> None:
+    result = made.study()
+    next(m for m in result["metrics"] if m["metric"] == "auroc")["seeds"] = 2
+    page = report.write(result, tmp_path, figures=False).read_text(encoding="utf-8")
+    assert page.count("2 of 3 seeds") == 1
+    plain = made.study()
+    del plain["metrics"]
+    assert 'id="metrics"' not in report.write(plain, tmp_path, figures=False).read_text(encoding="utf-8")

@@ -50,6 +50,7 @@ def test_every_default_is_in_the_config() -> None:
         "model": {
             "family": "gpt", "width": 16, "depth": 1,
             "head_size": 16, "mlp": "swiglu", "mlp_ratio": None, "tied": False,
+            "parametrisation": "standard", "base_width": None,
         },
         "task": "language-modelling",
         "training": {
@@ -57,16 +58,31 @@ def test_every_default_is_in_the_config() -> None:
                 "name": "adamw", "lr": 1.0, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1,
             },
             "batch": "4 sequences", "micro_batches": 1, "warmup": "0 updates", "clip": 1.0,
+            "base_batch": None, "lr_scaling": "none", "regime": 0.0,
+            "momentum_rule": "keep", "decay_rule": "keep", "eps_rule": "keep",
+            "ghost_size": None, "ghost_running": "sequential", "ghost_grouping": "consecutive",
+            "extrapolate": None, "sharpness": None, "local_sgd": None,
             "precision": "fp32",
             "compile": False, "decay_only_matrices": True,
         },
         "schedule": {"shape": "constant", "final": None, "horizon": None, "drops": [], "cooldown": None},
         "average": None,
+        "pretrain": None,
         "duration": "10 updates",
         "seed": 0,
-        "evaluation": {"tokens": 16384, "samples": None, "every": None, "at": ["end"]},
+        "evaluation": {"tokens": 16384, "samples": None, "every": None, "at": ["end"], "select": "end", "metrics": [],
+                       "distance": None, "roughness": None},
         "checkpoint": {"every": "200 updates"},
     }  # fmt: skip
+
+
+def test_metrics_are_those_of_the_task_unless_given() -> None:
+    vectors = {"data": {"source": "blobs"}, "model": {"family": "mlp", "width": 8, "depth": 1}}
+    vectors["training"] = {"optimizer": {"lr": 1}, "batch": "4 samples"}
+    assert config(**vectors)["evaluation"]["metrics"] == ["accuracy"]
+    assert config(**vectors, evaluation={"metrics": []})["evaluation"]["metrics"] == []
+    assert config(evaluation={"metrics": ["ece", "auroc"]})["evaluation"]["metrics"] == ["ece", "auroc"]
+    assert config(task="own.module:Task", evaluation={"metrics": ["f1"]})["evaluation"]["metrics"] == ["f1"]
 
 
 def test_values_are_canonical() -> None:
@@ -79,7 +95,7 @@ def test_values_are_canonical() -> None:
     assert found["duration"] == "10 updates"
     assert found["training"]["micro_batches"] == 4 and type(found["training"]["micro_batches"]) is int
     assert type(found["training"]["optimizer"]["lr"]) is float
-    assert found["average"] == {"kind": "window", "length": "40 tokens", "every": "1 update"}
+    assert found["average"] == {"kind": "window", "length": "40 tokens", "every": "1 update", "refresh": 32}
     assert found["evaluation"]["at"] == ["5 updates", "end"] and found["evaluation"]["tokens"] == 1000
 
 

@@ -28,6 +28,9 @@ OPTIMIZERS: dict[str, Case] = {
     "sgd": {"lr": 0.05, "nesterov": False},
     "lamb": {"lr": 0.01},
     "lars": {"lr": 0.5, "weight_decay": 1e-3},
+    "schedule_free_adamw": {"lr": 0.01},
+    "schedule_free_sgd": {"lr": 0.5, "weight_decay": 1e-3},
+    "muon": {"lr": 0.02, "weight_decay": 0.01},
 }
 EXTRAPOLATE: dict[str, Case] = {
     "local": {"share": 0.5, "nesterov": True},
@@ -75,6 +78,12 @@ def cases() -> dict[str, Case]:
     found["extrapolation of adamw"] = {
         "training": {"extrapolate": {"direction": "past"}, "optimizer": {"name": "adamw", "lr": 0.01}}
     }
+    for name, lr in (("schedule_free_adamw", 0.01), ("schedule_free_sgd", 0.05), ("muon", 0.02)):
+        base = {"optimizer": {"name": name, "lr": lr}}
+        found[f"past gradients of {name}"] = {"training": {"extrapolate": {"direction": "past"}, **base}}
+        found[f"noise of {name}"] = {"training": {"extrapolate": {"direction": "noise"}, **base}}
+        found[f"asam of {name}"] = {"training": {"sharpness": {"method": "asam", "direction": "local"}, **base}}
+    found["local sgd of muon"] = {"training": {"local_sgd": {"every": 2}, "optimizer": {"name": "muon", "lr": 0.02}}}
     found["sam of lamb"] = {"training": {"sharpness": {}, "optimizer": {"name": "lamb", "lr": 0.01}}}
     found["extrapolation, then local sgd"] = {
         "training": {

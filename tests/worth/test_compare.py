@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoloss.worth.compare import Curve, Ratio, compare, matched, monotone
-from isoloss.worth.results import Result
+from isoloss.worth.results import Result, Results
 
 SIZES = (10_000, 20_000, 40_000)
 DURATIONS = (2e5, 4e5, 8e5)
@@ -24,19 +25,18 @@ def loss(N: float, D: float) -> float:
 
 def result(arm: str, N: int, D: float, seed: int, value: float, *, batch: int = 1000, passes: float = 1.0) -> Result:
     return Result(
-        name=f"{arm} {N} {D} {seed}", arm=arm, cell={"seed": seed}, seed=str(seed), extra=False,
+        name=f"{arm} {N} {D} {seed}", arm=arm, variant=arm, cell={"seed": seed}, seed=str(seed), extra=False,
         root=f"N={N} seed={seed}", N=N, N_total=N, D=int(D), S=int(D / batch), C=6.0 * N * D * passes, lr=0.1,
-        lr_rule="given", lr_edge=False, status="done", loss=value, loss_a=value, message="", key="0" * 64,
+        lr_rule="given", lr_edge=False, status="done", loss=value, loss_a=value, message="", key=f"{arm} {N} {D} {seed} {batch}",
         facts=None,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
-def study(results: list[Result], tuning: float = 0.0) -> Any:
-    """As much of a study's results as a comparison reads."""
-    arms = list(dict.fromkeys(r.arm for r in results))
-    return SimpleNamespace(
-        results=results, study=SimpleNamespace(baseline="base"), arms=lambda: arms, tuning=lambda arm, N: tuning
-    )
+def study(results: list[Result], tuning: float = 0.0, grid: dict[str, Any] | None = None) -> Any:
+    """As much of a study's results as a comparison reads, with a tuning cost that is given."""
+    found = Results(SimpleNamespace(baseline="base", grid=grid or {}, linked=()), None, results, None)  # type: ignore[arg-type]
+    found.tuning = lambda variant, N: tuning  # type: ignore[method-assign]
+    return found
 
 
 def planted(
@@ -74,6 +74,18 @@ def test_extra_passes_and_batches_are_charged() -> None:
     assert ratios["data"].ratio == pytest.approx(1.5, rel=0.01)
     assert ratios["compute"].ratio == pytest.approx(1.5 / 2, rel=0.01)
     assert ratios["updates"].ratio == pytest.approx(1.5 * 4, rel=0.01)
+
+
+def test_what_does_not_grow_with_a_run_is_charged_once_a_run() -> None:
+    """Refreshing running statistics costs the same for a short run and a long one."""
+    rows = planted(lambda N: 1.0).results
+    fee = 6.0 * SIZES[0] * DURATIONS[0]
+    arm = [replace(r, C=r.C + fee, fixed_flops=fee) if r.arm == "arm" else r for r in rows]
+    ratio = compare(study(arm)).by_size[0].ratios["compute"].ratio
+    longest, shortest = DURATIONS[-1], DURATIONS[0]
+    assert shortest / (shortest + shortest) < ratio < longest / (longest + shortest)
+    free = compare(study(rows)).by_size[0].ratios
+    assert free["compute"].ratio == pytest.approx(free["data"].ratio, rel=1e-12)
 
 
 def test_tuning_is_charged_to_both_sides() -> None:
@@ -162,3 +174,39 @@ def test_ratios_seen_from_the_other_side() -> None:
     ratio = Ratio(1.25, 1.1, 1.4)
     assert ratio.inverse == Ratio(1 / 1.25, 1 / 1.4, 1 / 1.1)
     assert ratio.resolved and ratio.inverse.resolved
+
+
+def test_other_axes_are_compared_at_their_places() -> None:
+    """An arm with the baseline at the same batch, the baseline's other batches with its first."""
+    found = []
+    factors = {("base", 1000): 1.0, ("base", 4000): 0.5, ("arm", 1000): 2.0, ("arm", 4000): 3.0}
+    for (arm, batch), factor in factors.items():
+        for seed in range(3):
+            for D in (*DURATIONS, DURATIONS[-1] * 6):
+                value = loss(SIZES[0], D * factor)
+                made = result(arm, SIZES[0], D, seed, value, batch=batch)
+                cell = {"training.batch": batch, "seed": seed}
+                found.append(replace(made, variant=f"{arm} · batch {batch}", cell=cell))
+    results = study(found, grid={"training.batch": (1000, 4000), "seed": (0, 1, 2)})
+    assert results.variants() == ["base · batch 1000", "base · batch 4000", "arm · batch 1000", "arm · batch 4000"]
+    ratios = {(o.arm, o.reference): o.ratios["data"].ratio for o in compare(results).overall}
+    assert ratios == {
+        ("base · batch 4000", "base · batch 1000"): pytest.approx(0.5, rel=0.02),
+        ("arm · batch 1000", "base · batch 1000"): pytest.approx(2.0, rel=0.02),
+        ("arm · batch 4000", "base · batch 4000"): pytest.approx(6.0, rel=0.06),
+    }
+
+
+def test_losses_along_a_stationary_end_are_those_of_shorter_runs() -> None:
+    """One duration an arm is enough then; a decaying run says nothing about shorter ones."""
+    facts = SimpleNamespace(terms_per_update=1000)
+    found = []
+    for arm, factor in (("base", 1.0), ("arm", 1.5)):
+        for seed in range(3):
+            curve = tuple((u, loss(SIZES[0], u * 1000 * factor)) for u in (100, 200, 400, 800))
+            made = result(arm, SIZES[0], 8e5, seed, curve[-1][1])
+            found.append(replace(made, curve=curve, steady=100, facts=facts))  # type: ignore[arg-type]
+    (worth,) = compare(study(found)).by_size
+    assert worth.ratios["data"].ratio == pytest.approx(1.5, rel=0.02)
+    (worth,) = compare(study([replace(r, steady=None) for r in found])).by_size
+    assert not worth.ratios and "fewer than two durations" in worth.note

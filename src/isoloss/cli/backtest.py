@@ -53,6 +53,7 @@ def backtest(
     choices = choices or [{"top": share} for share in (0.5, 0.35, 0.2, 0.1)]
     rows: list[dict[str, Any]] = []
     reason = ""
+    seen: set[float] = set()
     for choice in choices:
         try:
             with solvable(law):
@@ -61,6 +62,9 @@ def backtest(
             reason = str(error)
             rows.append({**choice, "failed": reason})
             continue
+        if not above and found.threshold in seen:
+            continue  # few scales: two shares end at one cut-off
+        seen.add(found.threshold)
         rows.append(
             {name: value for name, value in found.to_dict().items() if name != "rows"} | {"held_out": len(found.rows)}
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,20 +86,20 @@ def _fit(
     if bootstrap:
         try:
             draws = result.bootstrap(bootstrap, seed)
+            draws.refuse_unusable()
         except laws.LawError as error:
-            refused = str(error)
+            draws, refused = None, str(error)
     held = None
     if holdout:
         by, top = scale_and_share(holdout)
         held = laws.holdout(table, law, by=request.name(by), top=top, level=level, seed=seed, **options)
     try:
         if save:
-            save.parent.mkdir(parents=True, exist_ok=True)
-            save.write_text(json_module.dumps(_saved(result), indent=2) + "\n", encoding="utf-8")
+            result.save(save)
         if report:
             from isoloss.report.law_page import write_law_page
 
-            report = write_law_page(result, report, draws=draws, holdout=held, level=level)
+            report = write_law_page(result, report, draws=draws, holdout=held, level=level, refused=refused)
     except OSError as error:
         raise StudyError(f"cannot write {error.filename or report}: {error.strerror}") from None
     if json:
@@ -111,27 +110,25 @@ def _fit(
         print(f"wrote {path}")
 
 
-def _saved(result: Fit) -> dict[str, Any]:
-    """The fit in plain numbers, with k of C = k N D so that allocation needs no table."""
-    from isoloss.laws.allocation import flops_ratio
-
-    return result.to_dict() | {"flops_per_nd": flops_ratio(result.points)}
-
-
 def _plain(
     result: Fit, draws: Draws | None, held: Holdout | None, notes: list[str], refused: str, level: float
 ) -> dict[str, Any]:
-    plain = _saved(result) | {"checks": notes}
+    plain = result.to_dict() | {"checks": notes}
     if draws is not None:
         names = [*result.form.names, *result.form.derived()]
-        plain["intervals"] = {name: list(draws.interval(name, level)) for name in names}
+        intervals = {name: draws.interval(name, level) for name in names}
+        plain["intervals"] = {name: list(one) for name, one in intervals.items()}
+        plain["interval_notes"] = {name: one.note for name, one in intervals.items() if one.note}
+        plain["identification"] = draws.identification(level)
         plain["level"] = level
         plain["bootstrap"] = {
             "draws": len(draws),
             "clusters": draws.clusters,
             "unit": draws.unit,
             "failed": draws.failed,
+            "redrawn": draws.redrawn,
             "at_bound": draws.at_bound,
+            "notes": draws.notes,
         }
     if refused:
         plain["intervals_refused"] = refused
@@ -163,15 +160,18 @@ def _print(
     table.add_column("")
     values = result.parameters | result.derived
     for name, value in values.items():
-        between = ""
+        between, note = "", "pinned" if name in result.problem.fixed else d.active.get(name, "")
         if draws is not None and name not in result.problem.fixed:
-            low, high = draws.interval(name, level)
-            between = f"{low:.5g} to {high:.5g}"
-        note = "pinned" if name in result.problem.fixed else d.active.get(name, "")
+            found = draws.interval(name, level)
+            between = f"{found.low:.5g} to {found.high:.5g}"
+            note = "; ".join(filter(None, (note, found.note)))
         table.add_row(name, f"{value:.8g}", between, note)
     console.print(table)
     if draws is not None:
-        console.print(f"intervals: {len(draws)} resamples of {draws.clusters} clusters by {draws.unit}")
+        console.print(
+            f"intervals: {len(draws)} resamples of {draws.clusters} clusters by {draws.unit}, {draws.failed} failed, "
+            f"{draws.redrawn} drawn again; {draws.identification(level)}"
+        )
     if refused:
         console.print(f"[yellow]{refused}[/]")
     console.print(
@@ -179,7 +179,7 @@ def _print(
         "minima, "
         f"relative gradient {result.gradient:.1e}"
     )
-    for text in dict.fromkeys([*result.warnings, *notes]):
+    for text in dict.fromkeys([*result.warnings, *(draws.notes if draws is not None else ()), *notes]):
         console.print(f"[yellow]note:[/] {text}")
     if held is not None:
         others = ", ".join(f"{name} {value:.4f}" for name, value in held.baselines.items())

@@ -90,30 +90,24 @@ def read_request(
         points.clusters(cluster)
     fixed = numbers(pin, "--pin")
     for form in forms:
-        _suits(form, points, x, y, fixed)
-    options: dict[str, Any] = {"x": x or None, "y": y or None, "fixed": fixed, "cluster": cluster or None}
-    if [form.name for form in forms] == ["envelope"]:
-        options["loss"] = "lower-envelope"
-    return Request(points, headers, options)
+        _suits(form, points, x, y)
+    return Request(points, headers, {"x": x or None, "y": y or None, "fixed": fixed, "cluster": cluster or None})
 
 
 def _response(form: Form | None, points: Points) -> str:
     return form.response if form is not None and form.response in points else "loss"
 
 
-def _suits(form: Form, points: Points, x: str, y: str, fixed: dict[str, float]) -> None:
+def _suits(form: Form, points: Points, x: str, y: str) -> None:
     """Refuse, in words of the command line, what the library would refuse in words of Python."""
     import numpy as np
 
     has = f"the table has {', '.join(points.columns)}"
-    if form.name == "envelope" and "L_inf" not in fixed:
-        raise StudyError("law 'envelope' needs its floor: --pin L_inf=VALUE, below every loss")
     if "x" in form.variables and not x and sum(name in points for name in ("D", "N", "C", "S", "x")) != 1:
         raise StudyError(f"law {form.name!r} has one variable: say which column, for instance --x D ({has})")
     response = y or _response(form, points)
     if response not in points and not y:
         raise StudyError(f"law {form.name!r} predicts {form.response!r}: name its column with --y ({has})")
-    observed = points.numbers(response)
     for name in dict.fromkeys([*(x if v == "x" and x else v for v in form.variables), response]):
         if name in points:
             bad = np.flatnonzero(~np.isfinite(points.numbers(name)))
@@ -122,12 +116,6 @@ def _suits(form: Form, points: Points, x: str, y: str, fixed: dict[str, float]) 
                     f"column {name!r}, row {bad[0]}: missing or not finite ({len(bad)} such rows); take them out of "
                     "the file"
                 )
-    for name in ("E", "L_inf"):
-        if name in fixed and name in form.names and form.space == "log" and fixed[name] >= float(observed.max()):
-            raise StudyError(
-                f"--pin: {name}={fixed[name]:g} is a floor, but every {response} is at or below it (largest "
-                f"{observed.max():g})"
-            )
 
 
 def check_level(level: float) -> None:
@@ -213,7 +201,6 @@ def compare_forms(
     scale = request.name(scale)
     names = list(law) or _suitable(table)
     options = request.options | {"x": request.options["x"] or scale}
-    options.pop("loss", None)
     with solvable(names[0]):
         result = compare(table, names, by=scale, top=top, **options)
     if json:

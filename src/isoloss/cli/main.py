@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from isoloss.cli import backtest, compare, fit, plan, predict, quickstart, report, run, store
+from isoloss.cli import backtest, branch, compare, coordinates, fit, plan, predict, quickstart, report, run, store
 from isoloss.recipe.errors import IsolossError, RunFailed
 
 app = typer.Typer(
@@ -20,8 +20,10 @@ app = typer.Typer(
 app.command()(quickstart.quickstart)
 app.command()(plan.plan)
 app.command()(run.run)
+app.command()(branch.branch)
 app.command()(report.report)
 app.command()(compare.compare)
+app.command()(coordinates.coordinates)
 app.command()(fit.fit)
 app.command()(predict.predict)
 app.command()(backtest.backtest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,33 +75,29 @@ def predict(
 def _from_saved(path: Path, targets: list[dict[str, float]], budgets: list[float]) -> list[dict[str, Any]]:
     from isoloss import laws
 
-    try:
-        saved = json_module.loads(path.read_text(encoding="utf-8"))
-        form, values, columns = laws.get_form(saved["law"]), saved["parameters"], saved["columns"]
-    except (OSError, KeyError, TypeError, UnicodeDecodeError, json_module.JSONDecodeError) as error:
-        raise StudyError(f"{path}: not a fit saved by `isoloss fit --save` ({error})") from None
+    saved = laws.load_fit(path)
     rows: list[dict[str, Any]] = []
     for target in targets:
-        missing = [name for name in columns.values() if name not in target]
-        if missing:
-            raise StudyError(
-                f"--at: law {form.name!r} needs {', '.join(columns.values())}; missing {', '.join(missing)}"
-            )
-        value = form.predict(values, {variable: target[name] for variable, name in columns.items()})
-        rows.append({**target, "predicted": float(value)})
+        try:
+            value = saved.predict(**target)
+        except laws.LawError as error:
+            raise StudyError(f"--at: {error}") from None
+        rows.append({**target, "predicted": value})
     for budget in budgets:
-        _allocates(form)
-        best = laws.optimum(form, values, budget, float(saved.get("flops_per_nd", 6.0)))
+        _allocates(saved.form)
+        best = saved.optimum(budget)
         rows.append({"C": budget, "N": float(best["N"]), "D": float(best["D"]), "predicted": float(best["loss"])})
     return rows
 
 
 def _allocates(form: Any) -> None:
-    if set(form.variables) != {"N", "D"}:
-        raise StudyError(
-            f"--compute: law {form.name!r} is a law of {', '.join(form.variables)}, and only a law of N and D splits "
-            "a budget; use --at"
-        )
+    from isoloss.laws import LawError
+    from isoloss.laws.allocation import allocates
+
+    try:
+        allocates(form, {})
+    except LawError as error:
+        raise StudyError(f"--compute: {error}; use --at") from None
 
 
 def _from_points(
@@ -120,14 +115,16 @@ def _from_points(
     table, options = request.points, request.options
     result = laws.fit(table, law, **options)
     columns = list(result.problem.columns.values())
-    scale = by or ("C" if "C" in table and set(columns) <= {"N", "D"} else columns[-1])
+    scale = by or ("C" if "C" in table and set(columns) <= {"N", "D", "C", "M"} else columns[-1])
     rows: list[dict[str, Any]] = []
     for target in targets:
         given = {**target}
         if "C" in table and "C" not in given and {"N", "D"} <= set(given):
             # The table's own ratio of C to N D: what its FLOPs were counted as.
             given["C"] = float(given["N"] * given["D"] * flops_ratio(table))
-        missing = [name for name in columns if name not in given and not (name == "M" and {"N", "D"} <= set(given))]
+        if "M" in columns and "M" not in given and {"N", "D"} <= set(given):
+            given["M"] = given["D"] / given["N"]
+        missing = [name for name in columns if name not in given]
         if missing:
             raise StudyError(f"--at: give {' and '.join(missing)} too (law {law!r} predicts from {', '.join(columns)})")
         if scale not in given:

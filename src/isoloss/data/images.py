@@ -224,6 +224,11 @@ class ImageSource:
         self.augmentation.cut(x, moves)
         return x, self._classes(pixels, member)
 
+    def stored(self, part: str) -> np.ndarray:
+        """The unique training images ("train"), or those of a validation part, as they were stored: (n, C, H, W)."""
+        pixels, order = self._pools[part]
+        return pixels.x[order[: self.train_size] if part == "train" else order]
+
     def validation(self, part: str, tokens: int, context: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """The first ``tokens`` samples of part "A" or "B", as they are; ``StudyError`` where there are fewer."""
         if part not in ("A", "B"):

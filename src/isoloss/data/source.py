@@ -174,7 +174,7 @@ class TokenSource:
 
         Sample i is block ``permute(seed, epoch = i // n, index = i % n)``. A limited source draws its n
         blocks as the first n of one fixed permutation of all blocks, so that a smaller size is a subset of a
-        larger.
+        larger. A batch at an epoch's end is filled from the beginning of the next one: no sample is left out.
         """
         n = self.blocks(context)
         block = sample_order(seed, start, count, n)
@@ -207,6 +207,11 @@ class TokenSource:
             )
         block = (2 * np.arange(wanted, dtype=np.int64) + 1) * n // (2 * wanted)
         return spans.take(block[:, None] * context + np.arange(context + 1, dtype=np.int64))
+
+    def held(self, part: str) -> np.ndarray:
+        """All tokens of validation part "A" or "B", in order."""
+        spans = self._part(part)
+        return spans.take(np.arange(spans.length, dtype=np.int64))
 
     def _part(self, part: str) -> Spans:
         if part not in self._spans:
@@ -266,6 +271,15 @@ class VectorSource:
         if self.train_size < len(self.train[1]):
             sample = permute("unique-samples", sample, len(self.train[1]))
         return self.train[0][sample], self.train[1][sample]
+
+    def stored(self, part: str) -> np.ndarray:
+        """The unique training vectors ("train"), or those of a validation part: (samples, features)."""
+        if part != "train":
+            return self.parts[part][0]
+        sample = np.arange(self.train_size, dtype=np.int64)
+        if self.train_size < len(self.train[1]):
+            sample = permute("unique-samples", sample, len(self.train[1]))
+        return self.train[0][sample]
 
     def validation(self, part: str, tokens: int, context: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """The first ``tokens`` samples of part "A" or "B"; raises ``StudyError`` where there are fewer."""

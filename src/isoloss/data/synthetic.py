@@ -146,12 +146,18 @@ class MarkovSource(TokenSource):
 
 
 def open_synthetic(spec: Mapping[str, Any], cache: Path | None = None) -> MarkovSource:
-    """``synthetic``: options order (1), vocabulary (16), tokens (1000000, of training), seed (0)."""
-    refuse_unknown("synthetic", spec, ("order", "vocabulary", "tokens", "seed"))
+    """``synthetic``: options order (1), vocabulary (16), pad_to (the vocabulary), tokens (1000000, of training), seed (0).
+
+    ``pad_to``: size of the vocabulary that models see; ids from ``vocabulary`` on never occur.
+    """
+    refuse_unknown("synthetic", spec, ("order", "vocabulary", "pad_to", "tokens", "seed"))
     order = integer(spec, "order", 1, 0, 8)
     vocabulary = integer(spec, "vocabulary", 16, 2, 1024)
     tokens = integer(spec, "tokens", 1_000_000, 2, 10**9)
     seed = integer(spec, "seed", 0, -(2**63), 2**63 - 1)
+    padded = integer(spec, "pad_to", vocabulary, 2, 10**7)
+    if padded < vocabulary:
+        raise StudyError(f"data.pad_to: found {padded}; allowed: at least the vocabulary of {vocabulary}")
     if vocabulary ** (order + 1) > _LARGEST_TABLE:
         raise StudyError(
             f"data.order: {order} with data.vocabulary {vocabulary} needs {vocabulary}**{order + 1} "
@@ -173,7 +179,7 @@ def open_synthetic(spec: Mapping[str, Any], cache: Path | None = None) -> Markov
         train=entry.train,
         held_out=entry.held_out,
         documents=[len(entry.held_out)],
-        vocabulary=vocabulary,
+        vocabulary=padded,
         identity=identity,
         facts={"entropy_nats_per_token": chain.entropies()[-1], **options},
         bytes_per_token=math.nan,

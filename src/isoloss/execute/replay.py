@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
+from isoloss.execute.stored import phase_of, start_of
 from isoloss.plan.lower import open_source
 from isoloss.recipe.errors import StudyError
-from isoloss.recipe.run import LR, Carry, Phase, Rule, Start
 from isoloss.store import Row, Store
 from isoloss.store.tensors import encode
 from isoloss.train import numerics
@@ -27,10 +27,8 @@ def replay(store: Store, row: Row) -> str | None:
     if here != facts:
         return None
     use_threads(int(facts["threads"]))
-    rule = dict(labels["rule"])
-    rule |= {"lr": LR(**rule["lr"]), "methods": tuple(rule["methods"])}
-    phase = Phase(Rule(**rule), row.offset, Carry(**labels["carry"]))
-    trainer = Trainer(Start(**labels["start"]), phase, open_source(labels["data"]), facts)
+    phase = phase_of(labels, row.offset)
+    trainer = Trainer(start_of(labels), phase, open_source(labels["data"]), facts)
     begin = row.offset - (row.end_update - row.start_update)
     if row.start_update > 0:
         if not store.has(row.start_key):

@@ -30,6 +30,7 @@ from isoloss.laws.points import Points
 from isoloss.laws.profile import Profile
 from isoloss.laws.published import published_estimate
 from isoloss.laws.registry import ALIASES, FORMS, get_form, register
+from isoloss.laws.saved import SavedFit, load_fit
 from isoloss.laws.validate import Comparison, Holdout, compare, forecast, holdout, rolling_origin
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Parameter",
     "Points",
     "Profile",
+    "SavedFit",
     "SumOfPowers",
     "Term",
     "audit",
@@ -74,6 +76,7 @@ __all__ = [
     "iso_loss_compute",
     "iso_loss_data",
     "isoflop",
+    "load_fit",
     "multiplier_interval",
     "optimum",
     "optimum_intervals",

@@ -3,20 +3,27 @@
 Methods: 'cluster' (whole clusters with replacement; the default), 'pairs' (rows), 'residual' (fitted values
 plus resampled, centred residuals) and 'parametric' (fitted values plus Gaussian noise, with the standard
 deviation of repeated seeds where the table has them, else of the residuals).
+
+A resample whose rows cannot determine the law, whatever their losses (two model sizes for a law that needs
+three), has no optimum to report: it is drawn again, and counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import comb
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from isoloss.laws.errors import LawError, unknown
+from isoloss.laws.fitting import continuation
 from isoloss.laws.form import Form
 from isoloss.laws.newton import Solution, minimise
+from isoloss.laws.polish import Point, Task, polish
+from isoloss.laws.problem import COEFFICIENT_RANGE, from_natural
 
 if TYPE_CHECKING:
     from isoloss.laws.fitting import Fit
@@ -25,19 +32,29 @@ Array = np.ndarray
 METHODS = ("cluster", "pairs", "residual", "parametric")
 FEWEST_CLUSTERS = 3
 FEW_CLUSTERS = 10
-MOST_FAILED = 0.25  # share of draws without a solution beyond which no interval is given
+MOST_FAILED = 0.05  # share of draws without a solution beyond which no interval is given
+TRIAL = 200  # resamples at least that judge how many determine the law
+MOST_REDRAWN = 0.5  # share of resamples that cannot determine the law beyond which none is solved
 MANY_AT_BOUND = 0.05
+# Two routes agree on an objective F of n rows when they differ by this share of it: the likelihood-ratio distance,
+# about 2 n times as much, is then a small fraction of a standard error for any table of less than a million rows.
+AGREE = 1e-8
+SETTLED = 1e-7  # predicted decrease, relative to its objective, at which a draw that crept is solved
+TOGETHER = 256
+DEPENDENT = 1e-13  # eigenvalue of the scaled information below which a direction counts as undetermined
+OPEN_FACTOR = 2.0  # ratio of an interval's ends beyond which a parameter counts as open
 Target = str | Callable[[Mapping[str, Any]], Any]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A point estimate with the ends of its interval."""
+    """A point estimate with the ends of its interval; `note` says where an end was cut to what is possible."""
 
     estimate: float
     low: float
     high: float
     level: float
+    note: str = ""
 
     def __iter__(self) -> Any:
         return iter((self.low, self.high))
@@ -50,7 +67,9 @@ class Draws:
     parameters: natural values by name, one per draw. clusters: number of resampled units. unit: what they
     are. effective: number of equal clusters that carry as much information, (sum n)^2 / sum n^2 over cluster
     sizes n. failed: draws that did not converge (left out). at_bound: draws with a parameter at a bound.
-    index: number of each kept draw among all resamples.
+    index: number of each kept draw in the order of drawing (two bootstraps with one seed, size and number of
+    clusters drew the same clusters under the same number). redrawn: resamples that could not determine the
+    law and were replaced.
     """
 
     fit: Fit
@@ -62,14 +81,21 @@ class Draws:
     at_bound: int
     effective: float
     index: Array
+    redrawn: int = 0
 
     def __len__(self) -> int:
         return len(next(iter(self.parameters.values())))
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the intervals must know: failed draws, and many draws at a bound."""
+        """What a reader of the intervals must know: replaced and failed draws, and many draws at a bound."""
         found, kept = [], len(self)
+        if self.redrawn:
+            tried = kept + self.failed + self.redrawn
+            found.append(
+                f"{self.redrawn} of {tried} resamples held too few different rows to determine the law and were drawn "
+                "again"
+            )
         if self.failed:
             found.append(f"{self.failed} of {kept + self.failed} draws had no solution and are left out")
         if self.at_bound > MANY_AT_BOUND * kept:
@@ -90,18 +116,89 @@ class Draws:
         sqrt(G / (G - 1)) and by the ratio of Student's t quantile with G - 1 degrees of freedom to the normal
         one (on the log scale for positive quantities), G being the effective number of clusters. Below ten
         clusters the ends are plus and minus half the central 68 % of the draws (a few draws at a bound do not
-        stretch it) times the normal quantile, widened alike. A floor E stays below the smallest loss. Raises
-        LawError below three clusters, with no residual degree of freedom, or if over a quarter of the draws failed.
+        stretch it) times the normal quantile, widened alike. Shares are treated as odds. Ends are cut to what is
+        possible (a floor below the smallest loss, an exponent within its bounds), with a note. Raises LawError
+        below three clusters, with no residual degree of freedom, or if more than 5 % of the draws failed.
         """
         values = self.values(target)
-        with np.errstate(all="ignore"):
-            estimate = float(target_function(self.fit.form, target)(self.fit.parameters))
-        low, high = self.ends(values[:, None], np.array([estimate]), level)
-        if target == "E" and self.fit.form.space == "log":
+        estimate = float(target_function(self.fit.form, target)(self.fit.parameters))
+        if target in self.fit.form.shares:
+            # On the scale of odds, so that a share and its complement have the same interval.
+            with np.errstate(all="ignore"):
+                odds, at = values / (1.0 - values), np.float64(estimate) / (1.0 - estimate)
+            ends = self.ends(odds[:, None], np.array([at]), level)
+            low, high = (float(end[0] / (1.0 + end[0])) for end in ends)
+        else:
+            low, high = (float(end[0]) for end in self.ends(values[:, None], np.array([estimate]), level))
+        notes = without_value(values)
+        if not isinstance(target, str):
+            return Interval(estimate, low, high, level, "; ".join(notes))
+        least, most, nothing, why = self._possible(target, estimate)
+        if low < nothing:
+            low = 0.0
+            notes.append("the draws reach zero")
+        elif low < least:
+            notes.append(f"lower end cut to {least:.4g}, {why}")
+        if high > most:
+            notes.append(f"upper end cut to {most:.4g}, {why}")
+        return Interval(estimate, max(low, least), min(high, most), level, "; ".join(notes))
+
+    def _possible(self, target: str, estimate: float) -> tuple[float, float, float, str]:
+        """Smallest and largest possible value of a named quantity, what stands for zero, and why."""
+        form, problem = self.fit.form, self.fit.problem
+        low, high, nothing, why = -np.inf, np.inf, 0.0, ""
+        if target in form.shares:
+            return 0.0, 1.0, nothing, "a share"
+        if target in form.names and not form.dimension(target):
+            i, q = form.names.index(target), form.parameter(target)
+            low, high, why = float(problem.lower[i]), float(problem.upper[i]), "its bound"
+            if q.positive:
+                low, high = float(np.exp(low)), float(np.exp(high))
+                if q.lower is None:
+                    low, nothing = 0.0, 1.001 * low
+        if target == form.floor and form.space == "log":
             # A floor cannot lie above a loss that was seen (the estimate itself may, by the noise).
-            low[0] = max(float(low[0]), 0.0)
-            high[0] = min(float(high[0]), max(float(np.exp(self.fit.problem.y.min())), estimate))
-        return Interval(estimate, float(low[0]), float(high[0]), level)
+            return 0.0, max(float(np.exp(problem.y.min())), estimate), nothing, f"the smallest {form.response}"
+        return low, high, nothing, why
+
+    def open_parameters(self, level: float = 0.9) -> dict[str, Interval]:
+        """Free coefficients, scales and exponents whose interval ends differ by more than a factor of two.
+
+        Coefficients are judged in units where the variables have geometric mean one: in natural units A of
+        A N^-alpha moves with alpha by powers of N although the curve hardly does. Raises LawError as `interval`.
+        """
+        found = {}
+        fit = self.fit
+        centred = from_natural(fit.form, self.parameters, fit.problem.centre)
+        for i, q in enumerate(fit.form.parameters):
+            if not fit.problem.free[i] or not (q.positive or q.role == "exponent"):
+                continue
+            values, at = centred[:, i], float(fit.theta[i])
+            if q.positive:
+                values, at = np.exp(values), float(np.exp(at))
+            low, high = (float(end[0]) for end in self.ends(values[:, None], np.array([at]), level))
+            natural = self.interval(q.name, level)
+            if not fit.form.dimension(q.name):
+                low, high = natural.low, natural.high
+            least, most = sorted((abs(low), abs(high)))
+            if low * high <= 0 or not most <= OPEN_FACTOR * least:
+                found[q.name] = natural
+        return found
+
+    def identification(self, level: float = 0.9) -> str:
+        """One sentence: which parameters the intervals leave open, and on how many units they rest."""
+        wide = self.open_parameters(level)
+        if wide:
+            listed = ", ".join(f"{name} ({one.low:.3g} to {one.high:.3g})" for name, one in wide.items())
+            text = f"the {level:.0%} intervals leave open: {listed}"
+        else:
+            text = (
+                f"the {level:.0%} intervals fix every free parameter within a factor of {OPEN_FACTOR:g} (coefficients "
+                "in units where the variables have geometric mean one)"
+            )
+        if self.clusters < FEW_CLUSTERS:
+            text += f"; they rest on only {self.clusters} independent clusters by {self.unit}, so take them as rough"
+        return text
 
     def standard_error(self, target: Target) -> float:
         """Standard deviation over the draws."""
@@ -130,24 +227,14 @@ class Draws:
 
     def ends(self, values: Array, estimate: Array, level: float) -> tuple[Array, Array]:
         """Interval ends of values (draws, k) around estimates (k,). Raises LawError below three clusters."""
-        refuse_few(self.clusters, self.unit)
-        problem, tried = self.fit.problem, len(self) + self.failed
-        if problem.rows <= int(problem.free.sum()):
-            raise LawError(
-                f"no interval: {problem.rows} rows and {int(problem.free.sum())} free parameters leave no residual "
-                "to judge spread from; add rows or pin parameters"
-            )
-        if self.failed > MOST_FAILED * tried:
-            raise LawError(
-                f"no interval: {self.failed} of {tried} bootstrap draws had no solution; pin a parameter that the "
-                "rows do not determine or fit a simpler law"
-            )
+        self.refuse_unusable()
         if not 0 < level < 1:
             raise LawError(f"level must lie between 0 and 1; found {level}")
-        logged = (estimate > 0) & (values > 0).all(axis=0)
         with np.errstate(all="ignore"):
+            logged = (estimate > 0) & ((values > 0) | ~np.isfinite(values)).all(axis=0)
             moved = np.where(logged, np.log(values / estimate), values - estimate)
-        moved = np.where(np.isfinite(moved), moved, np.nan)
+        empty = ~np.isfinite(moved).any(axis=0)
+        moved = np.where(empty, 0.0, np.where(np.isfinite(moved), moved, np.nan))
         if self.clusters < FEW_CLUSTERS:
             # A handful of clusters has few distinct resamples, so quantiles would be atoms: use their spread.
             ends = np.nanquantile(moved, [NormalDist().cdf(-1.0), NormalDist().cdf(1.0)], axis=0)
@@ -156,10 +243,39 @@ class Draws:
         else:
             tail = 0.5 * (1.0 - level)
             low, high = np.nanquantile(moved, [tail, 1.0 - tail], axis=0, method="weibull")
-        factor = widening(self.effective, level)
-        return (
-            np.where(logged, estimate * np.exp(factor * low), estimate + factor * low),
-            np.where(logged, estimate * np.exp(factor * high), estimate + factor * high),
+        low, high = (np.where(empty, np.nan, widening(self.effective, level) * end) for end in (low, high))
+        with np.errstate(all="ignore"):
+            return (
+                np.where(logged, estimate * np.exp(low), estimate + low),
+                np.where(logged, estimate * np.exp(high), estimate + high),
+            )
+
+    def refuse_unusable(self) -> None:
+        """Raise LawError for too few clusters, no residual degree of freedom, or too many failed draws."""
+        refuse_few(self.clusters, self.unit)
+        refuse_exact(self.fit)
+        tried = len(self) + self.failed
+        if self.failed > MOST_FAILED * tried:
+            raise LawError(
+                f"no interval: {self.failed} of {tried} bootstrap draws had no solution; pin a parameter that the "
+                "rows do not determine or fit a simpler law"
+            )
+
+
+def without_value(values: Array) -> list[str]:
+    """A note where some draws have no finite value (a loss that is never reached, say)."""
+    missing = int(np.sum(~np.isfinite(values)))
+    return [f"{missing} of {len(values)} draws have no value and are left out"] if missing else []
+
+
+def refuse_exact(fit: Fit) -> None:
+    """Raise LawError where no residual degree of freedom is left."""
+    problem = fit.problem
+    used, free = int(np.sum(problem.weight > 0)), int(problem.free.sum())
+    if used <= free:
+        raise LawError(
+            f"no interval: {used} rows and {free} free parameters leave no residual to judge spread from; add rows or "
+            "pin parameters"
         )
 
 
@@ -202,67 +318,133 @@ def bootstrap(
     """n resampled fits, each started at the fit.
 
     indices: row indices of the resamples, shape (n, rows), to repeat somebody else's bootstrap.
-    Raises LawError for fewer than three clusters.
+    Raises LawError for fewer than three clusters, for as many free parameters as rows, and where most resamples
+    cannot determine the law.
     """
     if method not in METHODS:
         raise unknown("bootstrap method", method, METHODS)
     if n < 1:
         raise LawError(f"number of bootstrap draws must be positive; found {n}")
+    refuse_exact(fit)
     problem, rng = fit.problem, np.random.default_rng(seed)
     rows = problem.rows
     y, weight = problem.y[None, :], problem.weight[None, :]
     groups, unit = fit.points.clusters(cluster) if method == "cluster" else (np.arange(rows), "row")
-    count = int(groups.max()) + 1
+    count, redrawn = int(groups.max()) + 1, 0
+    number, copies = np.arange(n), np.arange(n)
     if indices is not None:
         weight = weight * counts_of(np.asarray(indices), rows)
         groups, unit, count, method = np.arange(rows), "row", rows, "pairs"
+        number = copies = np.arange(len(weight))
     elif method in ("cluster", "pairs"):
         refuse_few(count, unit)
-        weight = weight * resample(rng, count, n)[:, groups]
+        counts, number = _determining(fit, rng, groups, n, unit)
+        redrawn = int(number[-1]) + 1 - n
+        if comb(2 * count - 1, count) < n:
+            # A handful of clusters has fewer different resamples than draws: each is solved once.
+            counts, copies = np.unique(counts, axis=0, return_inverse=True)
+            copies = copies.ravel()
+        weight = weight * counts[:, groups]
     else:
         refuse_few(rows, unit)
         fitted = problem.y - fit.residuals
         y = fitted[None, :] + noise(fit, rng, n, method)
-    draws = max(len(weight), len(y))
-    objective = fit.loss.continuation()[-1]
-    start = np.repeat(fit.theta[None, :], draws, axis=0)
-    solution = minimise(problem.model(), start, y, weight, objective, problem.free, problem.lower, problem.upper)
-    good = solution.converged & np.isfinite(solution.objective)
-    if not good.all():
-        _solve_again(fit, solution, np.flatnonzero(~good), y, weight)
-        good = solution.converged & np.isfinite(solution.objective)
-    theta = solution.theta[good]
+    solution = _solve(fit, y, weight)
+    good = (solution.converged & np.isfinite(solution.objective))[copies]
+    theta = solution.theta[copies][good]
     bound = ((theta <= problem.lower + 1e-9) | (theta >= problem.upper - 1e-9)) & problem.free
     natural = problem.natural(theta)
     sizes = np.bincount(groups)
     effective = float(sizes.sum() ** 2 / np.sum(sizes**2))
     failed, at_bound = int((~good).sum()), int(bound.any(axis=1).sum())
-    return Draws(fit, natural, count, unit, method, failed, at_bound, effective, np.flatnonzero(good))
+    return Draws(fit, natural, count, unit, method, failed, at_bound, effective, number[good], redrawn)
 
 
-def _solve_again(fit: Fit, solution: Solution, bad: Array, y: Array, weight: Array) -> None:
-    """Solve failed draws once more, from each minimum of the fit through ever narrower objectives (in place)."""
-    from isoloss.laws.fitting import continuation
-    from isoloss.laws.problem import from_natural
+def _determining(fit: Fit, rng: np.random.Generator, groups: Array, n: int, unit: str) -> tuple[Array, Array]:
+    """n resamples that can determine the law, as counts of every cluster, and their numbers in order of drawing."""
+    count = int(groups.max()) + 1
+    kept: list[Array] = []
+    numbers: list[Array] = []
+    size = max(n, TRIAL)
+    for begin in range(0, 100 * size, size):
+        drawn = resample(rng, count, size)
+        usable = determines(fit, drawn[:, groups])
+        if begin == 0 and np.mean(usable) < 1.0 - MOST_REDRAWN:
+            free = int(fit.problem.free.sum())
+            raise LawError(
+                f"no interval: {1.0 - np.mean(usable):.0%} of the resamples of {count} clusters by {unit} hold too few "
+                f"different rows to determine the {free} free parameters of law {fit.form.name!r}; pin parameters, fit "
+                "a simpler law, add rows, or resample another unit (cluster)"
+            )
+        kept.append(drawn[usable])
+        numbers.append(begin + np.flatnonzero(usable))
+        if sum(map(len, kept)) >= n:
+            break
+    return np.concatenate(kept)[:n], np.concatenate(numbers)[:n]
 
+
+def determines(fit: Fit, weight: Array) -> Array:
+    """Whether rows of weight (draws, rows) determine as many directions at the fit as all rows do, per draw."""
+    problem, rows, model = fit.problem, fit.problem.rows, fit.problem.model()
+    _, state = model.forward(fit.theta[None, :])
+    slopes = np.nan_to_num(model.jacobian(state)[0][:, problem.free])
+    size = slopes.shape[1]
+    products = (slopes[:, :, None] * slopes[:, None, :]).reshape(rows, -1)
+
+    def rank(weight: Array) -> Array:
+        present = ((weight > 0) & (problem.weight > 0)).astype(float)
+        matrix = (present @ products).reshape(-1, size, size)
+        scale = np.sqrt(np.einsum("kii->ki", matrix))
+        scale[scale == 0] = 1.0
+        values = np.linalg.eigvalsh(matrix / (scale[:, :, None] * scale[:, None, :]))
+        return np.sum(values > DEPENDENT * size, axis=1)
+
+    most = rank(np.ones((1, rows)))[0]
+    return np.asarray(rank(weight) >= most)
+
+
+def _solve(fit: Fit, y: Array, weight: Array) -> Solution:
+    """Every draw from the fit, in one batch; what creeps there is finished by walks along its valley."""
     problem = fit.problem
-    y, weight = (v if len(v) == 1 else v[bad] for v in (y, weight))
-    starts = [fit.theta, *(from_natural(fit.form, m.parameters, problem.centre) for m in fit.minima[1:3])]
-    for start in starts:
-        theta = np.repeat(start[None, :], len(bad), axis=0)
-        for step in continuation(problem, fit.loss):
-            found = minimise(problem.model(), theta, y, weight, step, problem.free, problem.lower, problem.upper)
-            theta = found.theta
+    objective = continuation(problem, fit.loss)[-1]
+    start = np.repeat(fit.theta[None, :], max(len(weight), len(y)), axis=0)
+    free, lower, upper = problem.free, problem.lower, problem.upper
+    solution = minimise(problem.model(), start, y, weight, objective, free, lower, upper)
+    bad = np.flatnonzero(~(solution.converged & np.isfinite(solution.objective)))
+    for begin in range(0, len(bad), TOGETHER):
+        index = bad[begin : begin + TOGETHER]
+        moving = np.broadcast_to(free, start.shape)
+        task = Task(problem.model(), y, weight, objective, moving, lower, upper, SETTLED).of(index)
+        best = _finish(fit, task, solution.theta[index])
+        solution.theta[index], solution.objective[index] = best.theta, best.value
+        solution.converged[index] = best.converged
+    return solution
+
+
+def _finish(fit: Fit, task: Task, theta: Array) -> Point:
+    """The optima of draws: from where the batch stopped, else from other starts until one ends at an optimum."""
+    best = polish(task, theta)
+    minima = (from_natural(fit.form, m.parameters, fit.problem.centre) for m in fit.minima[1:3])
+    for start in (_revived(fit), fit.theta, *minima):
+        todo = np.flatnonzero(~best.converged)
+        if not len(todo):
+            break
+        other = polish(task.of(todo), np.repeat(start[None, :], len(todo), axis=0))
         # Two routes to one objective are a solution, even where the last digits creep along a valley.
-        gap = np.abs(found.objective - solution.objective[bad])
-        solution.converged[bad[gap <= 1e-4 * np.abs(solution.objective[bad])]] = True
-        better = np.isfinite(found.objective) & (
-            (found.converged & ~solution.converged[bad])
-            | ((found.converged == solution.converged[bad]) & (found.objective < solution.objective[bad]))
-        )
-        solution.theta[bad[better]] = found.theta[better]
-        solution.objective[bad[better]] = found.objective[better]
-        solution.converged[bad[better]] = found.converged[better]
+        agreed = np.abs(other.value - best.value[todo]) <= AGREE * best.value[todo]
+        other.converged |= agreed
+        best.converged[todo] |= agreed
+        better = np.flatnonzero(other.value < best.value[todo])
+        best.put(todo[better], other.of(better))
+    return best
+
+
+def _revived(fit: Fit) -> Array:
+    """The fit with vanished coefficients at a twentieth of the response: from zero a logarithm has no slope."""
+    problem = fit.problem
+    vanished = (fit.theta <= problem.lower + 1.0) & np.array([q.positive for q in fit.form.parameters]) & problem.free
+    middle = 0.5 * (problem.lower + np.minimum(problem.upper, problem.lower + 2.0 * COEFFICIENT_RANGE))
+    return np.where(vanished, middle - np.log(20.0), fit.theta)
 
 
 def resample(rng: np.random.Generator, count: int, n: int) -> Array:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from isoloss.laws.bootstrap import FEW_CLUSTERS, Draws
+from isoloss.laws.diagnose import identified
+from isoloss.laws.errors import LawError
 from isoloss.laws.fitting import Fit
 from isoloss.laws.validate import Holdout
 
@@ -21,8 +24,8 @@ class Item:
     answer: str
 
 
-def checklist(fit: Fit, holdout: Holdout | None = None) -> list[Item]:
-    """Every pitfall with what these rows and this fit say about it.
+def checklist(fit: Fit, holdout: Holdout | None = None, draws: Draws | None = None, level: float = 0.9) -> list[Item]:
+    """Every pitfall with what these rows, this fit and its draws say about it.
 
     Questions: Besiroglu et al. 2024 (2404.10102); the survey (Mis)Fitting (2502.18969), its checklist.
     """
@@ -54,7 +57,7 @@ def checklist(fit: Fit, holdout: Holdout | None = None) -> list[Item]:
             f"{'converged' if fit.converged else 'not converged'}, {len(fit.minima)} distinct minima, "
             f"relative gradient {fit.gradient:.1e}",
         ),
-        _identified(fit),
+        _identified(fit, draws, level),
         _delta(fit),
         _clusters(fit),
         _held_out(holdout),
@@ -90,13 +93,18 @@ def _apart(fit: Fit, warnings: list[str]) -> Item:
     return Item(question, "unknown", f"the table has no {missing}: state how they went together")
 
 
-def _identified(fit: Fit) -> Item:
+def _identified(fit: Fit, draws: Draws | None, level: float) -> Item:
     question = "Is every parameter identified?"
-    if fit.diagnosis.not_identified:
-        return Item(question, "look", fit.diagnosis.not_identified)
-    if not fit.converged:
-        return Item(question, "unknown", "cannot be said: the solver did not converge")
-    return Item(question, "fine", "yes, none at a bound")
+    loose = fit.diagnosis.not_identified
+    if draws is None:
+        state = "look" if loose else "unknown"
+        return Item(question, state, loose or identified(fit, None))
+    try:
+        wide = bool(draws.open_parameters(level)) or draws.clusters < FEW_CLUSTERS
+    except LawError:
+        wide = True
+    said = "; ".join(filter(None, (loose, identified(fit, draws, level), *draws.notes)))
+    return Item(question, "look" if loose or wide else "fine", said)
 
 
 def _embeddings(fit: Fit, warnings: list[str]) -> Item:

@@ -182,25 +182,36 @@ def _embeddings(points: Points) -> list[str]:
     """N that equals blocks plus vocabulary x width counts the embeddings."""
     if not {"N", "d_model", "n_layer", "vocab"} <= set(points.columns):
         return []
+    times = _times_embedded(points)
+    if not times:
+        return []
+    share = float(np.max(times * points.columns["vocab"] * points.columns["d_model"] / points.columns["N"]))
+    how = "the embeddings" if times == 1 else "the embeddings twice, input and output"
+    return [
+        f"N counts {how} (up to {share:.0%} of it): the size exponent will be biased; use non-embedding parameters, "
+        "points.without_embeddings()"
+    ]
+
+
+def _times_embedded(points: Points) -> int:
+    """How many vocabulary x width matrices N holds: 0, 1 (tied embeddings) or 2 (untied)."""
     n = points.columns["N"]
     width, layers, vocabulary = (points.columns[name] for name in ("d_model", "n_layer", "vocab"))
-    blocks = 12.0 * layers * width**2
-    found = []
-    for times in (1, 2):
-        counted = blocks + times * vocabulary * width
-        closer = np.abs(np.log(n / counted)) < np.abs(np.log(n / blocks))
-        if np.mean(closer) > 0.7 and np.median(np.abs(np.log(n / counted))) < 0.1:
-            share = float(np.max(times * vocabulary * width / n))
-            found = [
-                f"N counts the embeddings (up to {share:.0%} of it): the size exponent will be biased; "
-                "use non-embedding parameters, points.without_embeddings()"
-            ]
-    return found
+    blocks, matrix = 12.0 * layers * width**2, vocabulary * width
+    with np.errstate(all="ignore"):
+        gap = np.abs(np.log(n / np.stack([blocks, blocks + matrix, blocks + 2.0 * matrix])))
+    middle = np.median(gap, axis=1)
+    best = int(np.argmin(middle))
+    return best if middle[best] < 0.1 and np.mean(gap[best] < gap[0]) > 0.7 else 0
 
 
 def without_embeddings(points: Points) -> Points:
-    """N minus vocabulary x width (tied embeddings), from columns vocab and d_model. Raises LawError."""
-    rest = points.column("N") - points.column("vocab") * points.column("d_model")
+    """N minus its embeddings, from columns vocab and d_model. Raises LawError.
+
+    One vocabulary x width is taken off, or two where n_layer shows that N counts untied embeddings.
+    """
+    times = _times_embedded(points) if {"d_model", "n_layer", "vocab"} <= set(points.columns) else 1
+    rest = points.column("N") - max(times, 1) * points.column("vocab") * points.column("d_model")
     if np.any(rest <= 0):
         row = int(np.argmax(rest <= 0))
         raise LawError(f"row {row}: N is not larger than vocab x d_model, so it does not count the embeddings")

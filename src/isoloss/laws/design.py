@@ -82,7 +82,7 @@ def expected_intervals(
     rng = np.random.default_rng(seed)
     y = synthetic(points, form, parameters, rng, noise, cluster_noise, cluster, x, replicates)
     planned = points.with_columns(**{form.response: form.from_space(y[0])})
-    problem = make_problem(planned, form, x, form.response)
+    problem = make_problem(planned, form, x, form.response, {name: parameters[name] for name in form.pinned})
     start = np.repeat(from_natural(form, parameters, problem.centre)[None, :], replicates, axis=0)
     chosen = Objective("huber", 1.345 * float(np.hypot(noise, cluster_noise)) if delta is None else delta)
     solution = minimise(
@@ -130,7 +130,7 @@ def coverage(
     hits = dict.fromkeys(targets, 0)
     for replicate in range(replicates):
         made = points.with_columns(**{form.response: form.from_space(y[replicate])})
-        found = fit(made, form, cluster=cluster, delta=delta)
+        found = fit(made, form, cluster=cluster, delta=delta, fixed={name: parameters[name] for name in form.pinned})
         sampled = found.bootstrap(draws, seed + replicate, method)
         for name, function in functions.items():
             interval = sampled.interval(function, level)

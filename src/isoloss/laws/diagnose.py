@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isoloss.laws.errors import LawError
 from isoloss.laws.losses import Objective
 from isoloss.laws.newton import minimise
 from isoloss.laws.problem import to_natural
 
 if TYPE_CHECKING:
+    from isoloss.laws.bootstrap import Draws
     from isoloss.laws.fitting import Fit
 
 Array = np.ndarray
@@ -133,13 +135,18 @@ def _identification(
             loose.append(f"{name} (known only within a factor {np.exp(min(errors[name], 50.0)):.2g})")
         elif q.role == "exponent" and error > max(0.25, 0.75 * abs(values[name])):
             loose.append(f"{name} ({values[name]:.3g} with an error of about {error:.2g})")
+    undefined = [name for name, value in fit.derived.items() if not np.isfinite(value)]
     reasons = [f"{name} spans only {span:.2f} decades" for name, span in decades.items() if span < NARROW_DECADES]
     distinct = {fit.problem.columns[v]: len(np.unique(np.round(x, 9))) for v, x in fit.problem.logs.items()}
     reasons += [f"{name} takes only {count} values" for name, count in distinct.items() if count < 4]
-    if not loose:
+    if not loose and not undefined:
         return ""
     why = "; ".join(reasons) if reasons else "the rows do not separate it from the other parameters"
-    return f"not identified: {', '.join(loose)}, because {why}"
+    sentence = f"not identified: {', '.join(loose)}, because {why}" if loose else ""
+    if undefined:
+        without = f"{', '.join(undefined)} {'has' if len(undefined) == 1 else 'have'} no finite value at this fit"
+        sentence = f"{sentence}; {without}" if sentence else without
+    return sentence
 
 
 def sensitivity(fit: Fit, deltas: tuple[float, ...]) -> dict[str, dict[str, float]]:
@@ -163,8 +170,25 @@ def sensitivity(fit: Fit, deltas: tuple[float, ...]) -> dict[str, dict[str, floa
     return result
 
 
-def report(fit: Fit) -> str:
-    """The result in plain text: law, parameters in full, objective, minima, bounds, identification."""
+def identified(fit: Fit, draws: Draws | None, level: float = 0.9) -> str:
+    """What is known of the parameters, in one sentence: by intervals where there are any, else by curvature."""
+    if draws is not None:
+        try:
+            return draws.identification(level)
+        except LawError as error:
+            return str(error)
+    if fit.diagnosis.not_identified:
+        return "in part: see the warning"
+    if not fit.converged:
+        return "cannot be said: the solver did not converge"
+    return "no parameter is loose by the curvature at the optimum; how well each is known, bootstrap() says"
+
+
+def report(fit: Fit, draws: Draws | None = None) -> str:
+    """The result in plain text: law, parameters in full, objective, minima, bounds, identification.
+
+    With draws, what their intervals leave open; without, only what the curvature at the optimum shows.
+    """
     d = fit.diagnosis
     lines = [
         f"law        {fit.form.name}: {fit.form.formula}",
@@ -183,7 +207,7 @@ def report(fit: Fit) -> str:
     lines += [f"  {name:<8} {value:.10g}" for name, value in fit.derived.items()]
     if len(d.eigenvalues) > 1:
         lines.append(f"curvature  eigenvalues {d.eigenvalues[0]:.2e} to {d.eigenvalues[-1]:.2e}")
-    if not d.not_identified:
-        lines.append("identified every free parameter is determined by these rows")
+    lines.append(f"identified {identified(fit, draws)}")
     lines += [f"warning    {text}" for text in fit.warnings]
+    lines += [f"note       {text}" for text in draws.notes] if draws is not None else []
     return "\n".join(lines)

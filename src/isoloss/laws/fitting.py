@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +16,8 @@ from isoloss.laws.form import Form
 from isoloss.laws.losses import Objective
 from isoloss.laws.newton import minimise
 from isoloss.laws.points import Points
-from isoloss.laws.problem import Problem, from_natural, make_problem, variable_columns
+from isoloss.laws.polish import Point, Task, polish
+from isoloss.laws.problem import Problem, from_natural, given_variables, make_problem, variable_columns
 from isoloss.laws.starts import make_starts, to_theta
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Array = np.ndarray
 STARTS = 8
 HOPELESS = 10.0
+WIDE, NARROW = 15, 8  # iterations of the widest objective and of each narrower one, before the last digits
+FOLLOWED, POLISHED = 4, 3  # starts followed beyond the widest objective, and of those solved to the last digit
 
 
 @dataclass(frozen=True)
@@ -82,17 +84,7 @@ class Fit:
 
     def variables(self, columns: Mapping[str, Any]) -> dict[str, Array]:
         """Variables of the form from values given by column name (or from a table). Raises LawError."""
-        found = {}
-        for variable, column in self.problem.columns.items():
-            name = column if column in columns else variable
-            if name not in columns and name == "M" and {"N", "D"} <= set(columns):
-                found[variable] = np.asarray(columns["D"], dtype=float) / np.asarray(columns["N"], dtype=float)
-                continue
-            if name not in columns:
-                need = ", ".join(self.problem.columns.values())
-                raise LawError(f"law {self.form.name!r} predicts from {need}; given: {', '.join(columns) or 'nothing'}")
-            found[variable] = np.asarray(columns[name], dtype=float)
-        return found
+        return given_variables(self.form, self.problem.columns, columns)
 
     def predict(self, points: Points | None = None, **columns: Any) -> Any:
         """Predicted response at values of the variables (numbers or arrays), or on a table of points."""
@@ -139,12 +131,14 @@ class Fit:
 
         return profile(self, name, points, span)
 
-    def report(self) -> str:
-        """The result in plain text."""
-        return diagnose.report(self)
+    def report(self, draws: Draws | None = None) -> str:
+        """The result in plain text, with what the intervals of `draws` leave open."""
+        return diagnose.report(self, draws)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything needed to predict and to judge the fit, in plain numbers (full precision)."""
+        """Everything needed to predict, to allocate and to judge the fit, in plain numbers (full precision)."""
+        from isoloss.laws.allocation import flops_ratio
+
         return {
             "law": self.form.name,
             "formula": self.form.formula,
@@ -153,6 +147,8 @@ class Fit:
             "columns": dict(self.problem.columns),
             "parameters": self.parameters,
             "fixed": {name: self.parameters[name] for name in self.problem.fixed},
+            "free_parameters": int(self.problem.free.sum()),
+            "flops_per_nd": flops_ratio(self.points),
             "derived": self.derived,
             "loss": {
                 "kind": self.loss.kind,
@@ -170,9 +166,10 @@ class Fit:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write `to_dict` as JSON, making the folder. Raises OSError."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        """Write `to_dict` as JSON for `isoloss.laws.load_fit`, making the folder. Raises OSError."""
+        from isoloss.laws.saved import write
+
+        write(self.to_dict(), path)
 
 
 def _table(fit: Fit, points: Points) -> dict[str, Array]:
@@ -185,7 +182,7 @@ def fit(
     *,
     x: str | None = None,
     y: str | None = None,
-    loss: str = "huber",
+    loss: str | None = None,
     delta: float | None = None,
     tau: float = 0.1,
     fixed: Mapping[str, float] | None = None,
@@ -197,15 +194,16 @@ def fit(
     """Fit a law to points.
 
     law: a registered name or a Form. x: the column of a one-variable law. y: the response column. loss:
-    'huber' (of log residuals, delta 1e-3 unless given), 'l1', 'squared' or 'lower-envelope'. fixed: pinned
-    parameters in natural units. cluster: what is resampled as one unit by the bootstrap. start: one more
-    start. Raises LawError on unusable data and on a "fit" that never left its start.
+    'huber' (of log residuals, delta 1e-3 unless given), 'l1', 'squared' or 'lower-envelope'; unless given, the
+    law's own ('lower-envelope' for 'envelope', else 'huber'). fixed: pinned parameters in natural units. cluster:
+    what is resampled as one unit by the bootstrap. start: one more start. Raises LawError on unusable data and on a
+    "fit" that never left its start.
     """
     from isoloss.laws.registry import get_form
 
     form = get_form(law) if isinstance(law, str) else law
     problem = make_problem(points, form, x, y, fixed, weighted)
-    objective = Objective(loss, default_delta(form, problem) if delta is None else delta, tau)
+    objective = Objective(loss or form.default_loss, default_delta(form, problem) if delta is None else delta, tau)
     first = make_starts(form, problem.logs, problem.y, problem.weight, problem.fixed, starts)
     if start is not None:
         first = np.concatenate([first, to_theta(form, problem.centred({**start, **(fixed or {})}))[None, :]])
@@ -262,32 +260,37 @@ def solve(points: Points, problem: Problem, objective: Objective, first: Array, 
     steps = continuation(problem, objective)
     for step in steps:
         # Wide objectives only lead the way: they need not be solved to the last digit.
-        limit = 300 if step is steps[-1] else 40
+        limit = WIDE if step is steps[0] else NARROW
         solution = minimise(model, theta, y, weight, step, problem.free, problem.lower, problem.upper, limit)
-        alive = np.isfinite(solution.objective)
-        if not alive.any():
+        value = np.where(np.isfinite(solution.objective), solution.objective, np.inf)
+        order = np.argsort(value, kind="stable")
+        if not np.isfinite(value[order[0]]):
             raise LawError(f"law {problem.form.name!r}: no start gives a finite objective on these points")
         # A start whose valley is ten times above the best one is not followed to the bottom.
-        alive &= solution.objective <= HOPELESS * solution.objective[alive].min() + 1e-12
-        theta = solution.theta if step is steps[-1] else distinct(solution.theta[alive])
-    assert solution is not None
-    values = solution.objective.copy()
-    if objective.kind == "l1":
-        f, _ = model.forward(solution.theta)
-        values = np.sum(weight * np.abs(y - f), axis=1)
-    order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
+        order = order[value[order] <= HOPELESS * value[order[0]] + 1e-12]
+        theta = distinct(solution.theta[order])[:FOLLOWED]
+    theta = distinct(theta, 1e-3)[:POLISHED]
+    free = np.broadcast_to(problem.free, theta.shape)
+    task = Task(model, y, weight, steps[-1], free, problem.lower, problem.upper)
+    found = polish(task, theta, rounds=0)
+    first = int(np.argmin(found.value))
+    if not found.converged[first]:
+        found.put(np.array([first]), polish(task.of(np.array([first])), found.theta[[first]]))
+    order = np.argsort(found.value, kind="stable")
     best = int(order[0])
-    gradient = relative_gradient(problem, solution.theta[best], steps[-1])
+    if objective.kind == "l1":
+        found.value = np.sum(weight * np.abs(found.r), axis=1)
+    gradient = relative_gradient(problem, found.theta[best], steps[-1])
     result = Fit(
         problem.form,
         points,
         problem,
         objective,
-        solution.theta[best],
-        float(values[best]),
+        found.theta[best],
+        float(found.value[best]),
         gradient,
-        bool(solution.converged[best]),
-        _minima(problem, solution.theta[order], values[order]),
+        bool(found.converged[best]),
+        _minima(problem, found.of(order)),
         cluster,
     )
     _refuse_unmoved(result, begun, gradient)
@@ -323,16 +326,18 @@ def distinct(theta: Array, tolerance: float = 1e-5) -> Array:
     return theta[np.sort(index)]
 
 
-def _minima(problem: Problem, theta: Array, values: Array) -> list[Minimum]:
-    found: list[tuple[Array, float]] = []
-    for candidate, value in zip(theta, values, strict=True):
-        if np.isfinite(value) and not any(np.abs(candidate - kept).max() < 1e-4 for kept, _ in found):
-            found.append((candidate, float(value)))
-    result = []
-    for candidate, value in found:
-        natural = {name: float(v) for name, v in problem.natural(candidate).items()}
-        result.append(Minimum(value, natural))
-    return result
+def _minima(problem: Problem, found: Point) -> list[Minimum]:
+    """The best point and the other optima, all distinct."""
+    kept: list[int] = []
+    for i in range(len(found.theta)):
+        apart = all(np.abs(found.theta[i] - found.theta[k]).max() >= 1e-4 for k in kept)
+        if not kept or (found.converged[i] and apart):
+            kept.append(i)
+    natural = [problem.natural(found.theta[i]) for i in kept]
+    return [
+        Minimum(float(found.value[i]), {name: float(v) for name, v in values.items()})
+        for i, values in zip(kept, natural, strict=True)
+    ]
 
 
 def _refuse_unmoved(result: Fit, begun: Array, gradient: float) -> None:
@@ -367,7 +372,7 @@ def evaluate(
     *,
     x: str | None = None,
     y: str | None = None,
-    loss: str = "huber",
+    loss: str | None = None,
     delta: float = 1e-3,
     weighted: bool = True,
 ) -> float:
@@ -375,7 +380,7 @@ def evaluate(
     from isoloss.laws.registry import get_form
 
     form = get_form(law) if isinstance(law, str) else law
-    problem = make_problem(points, form, x, y, None, weighted)
+    problem = make_problem(points, form, x, y, {name: parameters[name] for name in form.pinned}, weighted)
     predicted = form.predict(parameters, {v: points.numbers(c) for v, c in variable_columns(form, x, points).items()})
     residual = problem.y - form.to_space(predicted)
-    return float(np.sum(problem.weight * Objective(loss, delta).rho(residual)))
+    return float(np.sum(problem.weight * Objective(loss or form.default_loss, delta).rho(residual)))

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, ClassVar
 
 import numpy as np
 
 from isoloss.laws import jets
-from isoloss.laws.errors import LawError
+from isoloss.laws.errors import LawError, unknown
 from isoloss.laws.kernel import Basis, JetModel, Model, Namespace, TermsModel
 
 Array = np.ndarray
@@ -29,7 +30,8 @@ class Parameter:
     positive: fitted as its logarithm. lower, upper: bounds in natural units (for a parameter with a
     dimension, in units where the variables have geometric mean one). dimension: power of each variable, a
     number or the name of an exponent parameter ("-h" for its negative). role: 'coefficient' for what a linear
-    solve can give, 'exponent' or 'scale' for what a grid must search.
+    solve can give, 'exponent' or 'scale' for what a grid must search. within: a variable whose second and
+    last but one values on the rows bound the parameter (a break outside them cannot be seen).
     """
 
     name: str
@@ -39,6 +41,7 @@ class Parameter:
     dimension: Mapping[str, float | str] = field(default_factory=dict)
     role: str = "coefficient"
     meaning: str = ""
+    within: str = ""
 
     def bounds(self) -> tuple[float, float]:
         """Bounds of the fitted value (the logarithm where positive)."""
@@ -83,8 +86,35 @@ class Form:
     grids: ClassVar[Mapping[str, Sequence[float]]] = {}
     # False for laws written in the logarithm itself, whose letters change when it is centred.
     centre_logs: bool = True
+    # Parameters that change into one another when a variable is centred (see `moved`).
+    mixed: tuple[str, ...] = ()
     # Space of the linear solve for starts: 'loss' (columns add up to the prediction) or 'log'.
     linear_in: str = "loss"
+    # Parameters that must be given to fit(..., fixed={...}) because the rows cannot tell them.
+    pinned: tuple[str, ...] = ()
+    # Objective of a fit that names none.
+    default_loss: str = "huber"
+    # Derived quantities that lie between 0 and 1.
+    shares: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Derived quantities of degenerate parameters are NaN or infinite, whatever the subclass divides by."""
+        super().__init_subclass__(**options)
+        if "derived" in cls.__dict__:
+            cls.derived = _quiet(cls.derived)  # type: ignore[method-assign]
+
+    @property
+    def floor(self) -> str:
+        """Name of the parameter or derived quantity below which no response can lie; empty without one."""
+        return ""
+
+    def dimension(self, name: str) -> Mapping[str, float | str]:
+        """Dimension of a parameter: power of each variable in its unit."""
+        return self.parameter(name).dimension
+
+    def moved(self, values: Values, by: Mapping[str, Any]) -> dict[str, Any]:
+        """The mixed parameters of the same curve where the logarithm of each variable is smaller by `by`."""
+        return dict(values)
 
     def log_prediction(self, p: Namespace, v: Namespace) -> Any:
         """The prediction in the form's space: its logarithm, its log odds, or the value itself."""
@@ -97,6 +127,23 @@ class Form:
     def guesses(self, v: Namespace, y: Array) -> list[Values]:
         """Hand-made starts in centred natural units, in addition to (or instead of) the grid."""
         return []
+
+    def checked_guesses(self, v: Namespace, y: Array, fixed: Values) -> list[dict[str, Any]]:
+        """The guesses, completed by the fixed values. Raises LawError for missing and unknown parameter names."""
+        found = []
+        for guess in self.guesses(v, y):
+            for name in guess:
+                if name not in self.names:
+                    raise unknown(f"parameter (in guesses() of law {self.name!r})", name, self.names)
+            whole = {**guess, **fixed}
+            missing = [name for name in self.names if name not in whole]
+            if missing:
+                raise LawError(
+                    f"law {self.name!r}: guesses() gives no value for {', '.join(missing)}; every guess names all of "
+                    f"{', '.join(self.names)}"
+                )
+            found.append(whole)
+        return found
 
     def grid_of(self, name: str, v: Namespace) -> Any:
         """Grid of a searched parameter on these rows; None for a geometric default."""
@@ -117,6 +164,30 @@ class Form:
     def derived(self) -> dict[str, Callable[[Values], Any]]:
         """Derived quantities by name: functions of natural parameter values (numbers or arrays)."""
         return {}
+
+    def check_declaration(self) -> None:
+        """Raise LawError where parameters, dimensions, grids and variables do not fit together."""
+        names = self.names
+        if not names or len(set(names)) != len(names):
+            raise LawError(f"law {self.name!r} needs distinct parameters; found {', '.join(names) or 'none'}")
+        for name in (*self.grids, *self.pinned):
+            if name not in names:
+                raise unknown(f"parameter (in grids or pinned of law {self.name!r})", name, names)
+        for q in self.parameters:
+            self._check_powers(f"the dimension of {q.name!r}", q.dimension)
+
+    def _check_powers(self, where: str, powers: Mapping[str, float | str]) -> None:
+        for variable, power in powers.items():
+            if variable not in self.variables:
+                raise unknown(f"variable (in {where} of law {self.name!r})", variable, self.variables)
+            _, name = split_power(power)
+            if name is not None and name not in self.names:
+                raise unknown(f"exponent (in {where} of law {self.name!r})", name, self.names)
+            if name is not None and self.parameter(name).positive:
+                raise LawError(
+                    f"law {self.name!r}: {name!r}, a power in {where}, must be declared as exponent({name!r}) or with "
+                    "positive=False"
+                )
 
     def check(self, columns: Mapping[str, Array]) -> None:
         """Raise LawError where the variables of this form cannot be used as given."""
@@ -158,9 +229,49 @@ class Term:
 
 
 class SumOfPowers(Form):
-    """L = sum of terms: the log-prediction is a log-sum-exp, linear inside, with one shared kernel."""
+    """L = sum of terms: the log-prediction is a log-sum-exp, linear inside, with one shared kernel.
+
+    The dimension of a coefficient follows from its term: b of b x^-c has dimension x^c.
+    """
 
     terms: tuple[Term, ...] = ()
+
+    @property
+    def floor(self) -> str:
+        """The coefficient of a term without variables, which is below every sum of positive terms."""
+        return next((term.coefficient for term in self.terms if not term.powers), "")
+
+    def dimension(self, name: str) -> Mapping[str, float | str]:
+        """The inverse of the variables' powers in the coefficient's term."""
+        for term in self.terms:
+            if term.coefficient == name:
+                return {variable: negative(power) for variable, power in term.powers.items()}
+        return self.parameter(name).dimension
+
+    def check_declaration(self) -> None:
+        """Raise LawError where terms name what the law does not have, or a declared dimension is not theirs."""
+        super().check_declaration()
+        if not self.terms:
+            raise LawError(
+                f"law {self.name!r} is a sum of powers without terms: give terms = (Term('b', {{...}}), ...)"
+            )
+        for term in self.terms:
+            name = term.coefficient
+            if name not in self.names:
+                raise unknown(f"coefficient (in terms of law {self.name!r})", name, self.names)
+            if not self.parameter(name).positive:
+                raise LawError(f"law {self.name!r}: {name!r} multiplies a term, so it must be a coefficient({name!r})")
+            self._check_powers(f"the term of {name!r}", term.powers)
+            derived, declared = self.dimension(name), self.parameter(name).dimension
+            if declared and dict(declared) != dict(derived):
+                raise LawError(
+                    f"law {self.name!r}: {name!r} is declared with dimension {dict(declared)}, but its term gives "
+                    f"{dict(derived)}; leave it out"
+                )
+            if self.centre_logs and {v: negative(power) for v, power in term.powers.items()} != derived:
+                raise LawError(
+                    f"law {self.name!r}: {name!r} multiplies terms of different dimensions; set centre_logs = False"
+                )
 
     def log_prediction(self, p: Namespace, v: Namespace) -> Any:
         logs = []
@@ -184,6 +295,30 @@ class SumOfPowers(Form):
 
     def model(self, logs: dict[str, Array]) -> Model:
         return TermsModel(self.names, self.terms, logs)
+
+
+def negative(power: float | str) -> float | str:
+    """The power of the inverse: 'c' for '-c'."""
+    if isinstance(power, str):
+        return power[1:] if power.startswith("-") else f"-{power}"
+    return -power
+
+
+def _quiet(method: Callable[[Any], dict[str, Callable[[Values], Any]]]) -> Any:
+    """`derived` whose functions compute with NumPy numbers and without warnings."""
+
+    def silenced(function: Callable[[Values], Any]) -> Callable[[Values], Any]:
+        def value(values: Values) -> Any:
+            with np.errstate(all="ignore"):
+                return function({name: np.asarray(v, dtype=float)[()] for name, v in values.items()})
+
+        return value
+
+    @wraps(method)
+    def derived(form: Any) -> dict[str, Callable[[Values], Any]]:
+        return {name: silenced(function) for name, function in method(form).items()}
+
+    return derived
 
 
 def split_power(power: float | str) -> tuple[float, str | None]:

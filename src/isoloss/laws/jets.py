@@ -1,80 +1,94 @@
-"""Second-order forward differentiation: exact gradients and Hessians of a log-prediction over a batch.
+"""Exact derivatives of a log-prediction over a batch: a recorded expression and its contracted Hessian.
 
-A `Jet` carries a value of shape (problems, rows) with its sparse first and second derivatives in the
-parameters. Forms write their log-prediction with the functions of this module; given plain arrays the same
-functions evaluate numbers. Rules: for u = h(a), u_i = h' a_i and u_ij = h' a_ij + h'' a_i a_j.
+A `Jet` is a value of shape (problems, rows) that remembers how it was made. Gradients in the parameters go
+forward along the record; the Hessian, contracted with row weights, goes backward: every step u = h(a, b, ..)
+with adjoint w adds w h_ab (grad a)(grad b)'. So second derivatives are matrix products of gradients and are
+never stored by row. Forms write their log-prediction with the functions of this module; given plain arrays the
+same functions evaluate numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
 Array = np.ndarray
 T = TypeVar("T")
+Gradient = tuple[tuple[int, ...], Array]
+_serial = count()
 
 
 class Jet:
-    """Value, gradient {i: array} and Hessian {(i, j), i <= j: array}; an absent entry is zero."""
+    """A value with the jets it was made of and its partial derivatives in them; `parameter` makes a leaf.
+
+    slopes: first partials, one per input. curvatures: second partials by pair of inputs (i <= j); an absent
+    pair is zero.
+    """
 
     __array_priority__ = 100
-    __slots__ = ("first", "second", "value")
+    __slots__ = ("_gradient", "curvatures", "inputs", "serial", "slopes", "value")
 
-    def __init__(self, value: Array, first: dict[int, Array], second: dict[tuple[int, int], Array]) -> None:
-        self.value, self.first, self.second = value, first, second
+    def __init__(
+        self,
+        value: Array,
+        inputs: Sequence[Jet] = (),
+        slopes: Sequence[Any] = (),
+        curvatures: Mapping[tuple[int, int], Any] | None = None,
+    ) -> None:
+        self.value, self.inputs, self.slopes, self.curvatures = value, inputs, slopes, curvatures or {}
+        self.serial = next(_serial)
+        self._gradient: Gradient | None = None
 
-    def chain(self, value: Array, slope: Array, curvature: Array) -> Jet:
-        """The jet of h(self) from h, h' and h'' at the value."""
-        first = {i: slope * d for i, d in self.first.items()}
-        second = {key: slope * d for key, d in self.second.items()}
-        indices = sorted(self.first)
-        for position, i in enumerate(indices):
-            scaled = curvature * self.first[i]
-            for j in indices[position:]:
-                _accumulate(second, (i, j), scaled * self.first[j])
-        return Jet(value, first, second)
+    @classmethod
+    def parameter(cls, value: Array, index: int) -> Jet:
+        """The jet of parameter number `index`, with values of shape (problems, 1)."""
+        leaf = cls(value)
+        leaf._gradient = ((index,), np.ones((1, 1, 1)))
+        return leaf
+
+    def gradient(self) -> Gradient:
+        """Parameters that matter and the derivatives in them, of a shape that broadcasts to (problems, m, rows)."""
+        if self._gradient is None:
+            parts = [jet.gradient() for jet in self.inputs]
+            scaled = [_times(_spread(slope), g) for slope, (_, g) in zip(self.slopes, parts, strict=True)]
+            support = tuple(sorted({i for indices, _ in parts for i in indices}))
+            if all(indices == support for indices, _ in parts):
+                total = scaled[0]
+                for more in scaled[1:]:
+                    total = total + more
+            else:
+                shapes = [(g.shape[0], len(support), g.shape[2]) for g in scaled]
+                total = np.zeros(np.broadcast_shapes(*shapes))
+                for (indices, _), g in zip(parts, scaled, strict=True):
+                    total[:, [support.index(i) for i in indices]] += g
+            self._gradient = (support, total)
+        return self._gradient
 
     def __add__(self, other: Any) -> Jet:
-        if not isinstance(other, Jet):
-            return Jet(self.value + other, self.first, self.second)
-        first, second = dict(self.first), dict(self.second)
-        for i, d in other.first.items():
-            _accumulate(first, i, d)
-        for key, d in other.second.items():
-            _accumulate(second, key, d)
-        return Jet(self.value + other.value, first, second)
+        if isinstance(other, Jet):
+            return Jet(self.value + other.value, (self, other), (1.0, 1.0))
+        return Jet(self.value + other, (self,), (1.0,))
 
     __radd__ = __add__
 
     def __neg__(self) -> Jet:
-        first = {i: -d for i, d in self.first.items()}
-        return Jet(-self.value, first, {key: -d for key, d in self.second.items()})
+        return Jet(-self.value, (self,), (-1.0,))
 
     def __sub__(self, other: Any) -> Jet:
-        return self + (-other)
+        if isinstance(other, Jet):
+            return Jet(self.value - other.value, (self, other), (1.0, -1.0))
+        return Jet(self.value - other, (self,), (1.0,))
 
     def __rsub__(self, other: Any) -> Jet:
-        return (-self) + other
+        return Jet(other - self.value, (self,), (-1.0,))
 
     def __mul__(self, other: Any) -> Jet:
-        if not isinstance(other, Jet):
-            first = {i: d * other for i, d in self.first.items()}
-            return Jet(self.value * other, first, {key: d * other for key, d in self.second.items()})
-        a, b = self, other
-        first = {i: d * b.value for i, d in a.first.items()}
-        for i, d in b.first.items():
-            _accumulate(first, i, d * a.value)
-        second = {key: d * b.value for key, d in a.second.items()}
-        for key, d in b.second.items():
-            _accumulate(second, key, d * a.value)
-        for i, left in a.first.items():
-            for j, right in b.first.items():
-                # The mixed term appears once for i != j and twice on the diagonal.
-                product = left * right
-                _accumulate(second, (min(i, j), max(i, j)), 2.0 * product if i == j else product)
-        return Jet(a.value * b.value, first, second)
+        if isinstance(other, Jet):
+            return Jet(self.value * other.value, (self, other), (other.value, self.value), {(0, 1): 1.0})
+        return Jet(self.value * other, (self,), (other,))
 
     __rmul__ = __mul__
 
@@ -87,13 +101,77 @@ class Jet:
     def __pow__(self, exponent: Any) -> Jet:
         if isinstance(exponent, Jet):
             return exp(exponent * log(self))
-        value = self.value**exponent
-        slope = exponent * self.value ** (exponent - 1)
-        return self.chain(value, slope, exponent * (exponent - 1) * self.value ** (exponent - 2))
+        value, k = self.value, exponent
+        return Jet(value**k, (self,), (k * value ** (k - 1),), {(0, 0): k * (k - 1) * value ** (k - 2)})
 
 
-def _accumulate(store: dict[Any, Array], key: Any, value: Array) -> None:
-    store[key] = store[key] + value if key in store else value
+def contract(jet: Jet, a: Array, b: Array, size: int, curved: bool = True) -> tuple[Array, Array]:
+    """sum_i a_i grad f_i and sum_i (b_i grad f_i grad f_i' + a_i hess f_i) over rows, for `size` parameters.
+
+    a and b have shape (problems, rows); without `curved` the second derivatives of f are left out.
+    """
+    problems, rows = a.shape
+    gradient, hessian = np.zeros((problems, size)), np.zeros((problems, size, size))
+    support, first = jet.gradient()
+    first = np.broadcast_to(first, (problems, len(support), rows))
+    at = np.array(support)
+    gradient[:, at] = np.matmul(first, a[:, :, None])[:, :, 0]
+    hessian[:, at[:, None], at] = np.matmul(first * b[:, None, :], first.transpose(0, 2, 1))
+    if curved:
+        adjoint = {jet.serial: a}
+        for node in _record(jet):
+            weight = adjoint.pop(node.serial)
+            for (i, j), curvature in node.curvatures.items():
+                (left, g), (right, h) = node.inputs[i].gradient(), node.inputs[j].gradient()
+                block = _weighted(g, h, np.broadcast_to(_scaled(weight, curvature), a.shape))
+                hessian[:, np.array(left)[:, None], np.array(right)] += block
+                if i != j:
+                    hessian[:, np.array(right)[:, None], np.array(left)] += block.transpose(0, 2, 1)
+            for jet_in, slope in zip(node.inputs, node.slopes, strict=True):
+                if jet_in.inputs:
+                    passed = _scaled(weight, slope)
+                    known = adjoint.get(jet_in.serial)
+                    adjoint[jet_in.serial] = passed if known is None else known + passed
+    return gradient, hessian
+
+
+def _record(jet: Jet) -> list[Jet]:
+    """All steps below a jet without the leaves, the latest first."""
+    found, todo = {jet.serial: jet}, [jet]
+    while todo:
+        for made_of in todo.pop().inputs:
+            if made_of.inputs and made_of.serial not in found:
+                found[made_of.serial] = made_of
+                todo.append(made_of)
+    return [found[serial] for serial in sorted(found, reverse=True)]
+
+
+def _spread(slope: Any) -> Array:
+    """A slope of shape (problems, rows), (rows,) or () beside gradients of shape (problems, m, rows)."""
+    return np.atleast_1d(slope)[..., None, :]
+
+
+def _times(slope: Array, gradient: Array) -> Array:
+    if slope.size == 1 and slope.flat[0] == 1.0:
+        return gradient
+    return _scaled(slope, gradient)
+
+
+def _scaled(weight: Array, factor: Any) -> Array:
+    """weight * factor, and zero where the weight is zero even if the factor is not finite."""
+    with np.errstate(invalid="ignore"):
+        product = weight * factor
+    return np.where(weight == 0, 0.0, product) if not np.isfinite(product).all() else product
+
+
+def _weighted(g: Array, h: Array, weight: Array) -> Array:
+    """sum over rows of weight g h' for gradients (problems or 1, m, rows or 1)."""
+    if g.shape[2] == 1 and h.shape[2] == 1:
+        return weight.sum(axis=1)[:, None, None] * g * h.transpose(0, 2, 1)
+    scaled = weight[:, None, :] * g
+    if h.shape[2] == 1:
+        return scaled.sum(axis=2, keepdims=True) * h.transpose(0, 2, 1)
+    return np.matmul(scaled, h.transpose(0, 2, 1))
 
 
 def _unary(argument: T, value: Callable[[Array], Array], jet: Callable[[Jet], Jet]) -> T:
@@ -107,7 +185,7 @@ def exp(x: T) -> T:
 
     def of_jet(jet: Jet) -> Jet:
         value = np.exp(jet.value)
-        return jet.chain(value, value, value)
+        return Jet(value, (jet,), (value,), {(0, 0): value})
 
     return _unary(x, np.exp, of_jet)
 
@@ -117,7 +195,7 @@ def log(x: T) -> T:
 
     def of_jet(jet: Jet) -> Jet:
         inverse = 1.0 / jet.value
-        return jet.chain(np.log(jet.value), inverse, -inverse * inverse)
+        return Jet(np.log(jet.value), (jet,), (inverse,), {(0, 0): -inverse * inverse})
 
     return _unary(x, np.log, of_jet)
 
@@ -127,7 +205,7 @@ def reciprocal(x: T) -> T:
 
     def of_jet(jet: Jet) -> Jet:
         inverse = 1.0 / jet.value
-        return jet.chain(inverse, -(inverse**2), 2.0 * inverse**3)
+        return Jet(inverse, (jet,), (-(inverse**2),), {(0, 0): 2.0 * inverse**3})
 
     return _unary(x, lambda a: 1.0 / a, of_jet)
 
@@ -141,7 +219,7 @@ def sigmoid(x: T) -> T:
     def of_jet(jet: Jet) -> Jet:
         value = number(jet.value)
         slope = value * (1.0 - value)
-        return jet.chain(value, slope, slope * (1.0 - 2.0 * value))
+        return Jet(value, (jet,), (slope,), {(0, 0): slope * (1.0 - 2.0 * value)})
 
     return _unary(x, number, of_jet)
 
@@ -149,41 +227,48 @@ def sigmoid(x: T) -> T:
 def softplus(x: T) -> T:
     """log(1 + e**x), without overflow."""
 
+    def number(a: Array) -> Array:
+        return np.maximum(a, 0.0) + np.log1p(np.exp(-np.abs(a)))
+
     def of_jet(jet: Jet) -> Jet:
         share = sigmoid(jet.value)
-        return jet.chain(np.logaddexp(0.0, jet.value), share, share * (1.0 - share))
+        return Jet(number(jet.value), (jet,), (share,), {(0, 0): share * (1.0 - share)})
 
-    return _unary(x, lambda a: np.logaddexp(0.0, a), of_jet)
+    return _unary(x, number, of_jet)
 
 
 def logaddexp(first: Any, *others: Any) -> Any:
     """log of the sum of exponentials of two or more terms (jets or arrays)."""
-    total = first
-    for term in others:
-        base, more = (term, total) if isinstance(term, Jet) and not isinstance(total, Jet) else (total, term)
-        total = more + softplus(base - more) if isinstance(base, Jet) else np.logaddexp(base, more)
-    return total
+    terms = (first, *others)
+    values = [value_of(term) for term in terms]
+    top = values[0]
+    for value in values[1:]:
+        top = np.maximum(top, value)
+    # Terms that all vanish have no largest one to divide by.
+    top = np.where(np.isfinite(top), top, 0.0)
+    exps = [np.exp(value - top) for value in values]
+    total = exps[0]
+    for more in exps[1:]:
+        total = total + more
+    result = top + np.log(total)
+    places = [i for i, term in enumerate(terms) if isinstance(term, Jet)]
+    if not places:
+        return result
+    shares = [exps[i] / total for i in places]
+    curvatures = {
+        (i, j): left * (1.0 - left) if i == j else -left * shares[j]
+        for i, left in enumerate(shares)
+        for j in range(i, len(shares))
+    }
+    return Jet(result, [terms[i] for i in places], shares, curvatures)
 
 
 def where(condition: Array, yes: Any, no: Any) -> Any:
     """Rowwise choice between two jets or arrays; the condition carries no derivative."""
-    if not isinstance(yes, Jet) and not isinstance(no, Jet):
-        return np.where(condition, yes, no)
+    value = np.where(condition, value_of(yes), value_of(no))
     chosen = np.asarray(condition, dtype=float)
-    return _choose(yes, chosen) + _choose(no, 1.0 - chosen)
-
-
-def _choose(branch: Any, mask: Array) -> Any:
-    """The branch where mask is 1, exactly zero elsewhere even if the branch is not finite there."""
-    if not isinstance(branch, Jet):
-        return np.where(mask > 0, branch, 0.0)
-    shape = np.broadcast_shapes(mask.shape, branch.value.shape)
-
-    def pick(values: Array) -> Array:
-        return np.where(np.broadcast_to(mask, shape) > 0, np.broadcast_to(values, shape), 0.0)
-
-    first = {i: pick(d) for i, d in branch.first.items()}
-    return Jet(pick(branch.value), first, {key: pick(d) for key, d in branch.second.items()})
+    branches = [(branch, mask) for branch, mask in ((yes, chosen), (no, 1.0 - chosen)) if isinstance(branch, Jet)]
+    return Jet(value, *zip(*branches, strict=True)) if branches else value
 
 
 def value_of(x: Any) -> Array:

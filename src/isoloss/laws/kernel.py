@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from isoloss.laws import jets
-from isoloss.laws.jets import Jet, value_of
+from isoloss.laws.jets import Jet, contract
 
 Array = np.ndarray
 
@@ -60,6 +60,7 @@ class Model(Protocol):
 
     def forward(self, theta: Array) -> tuple[Array, Any]: ...
     def pull(self, state: Any, a: Array, b: Array, curved: bool = True) -> tuple[Array, Array]: ...
+    def jacobian(self, state: Any) -> Array: ...
     def select(self, state: Any, index: Array) -> Any: ...
     def refresh(self, theta: Array, f: Array, state: Any, index: Array) -> tuple[Array, Any]: ...
     def subset(self, index: Array) -> Model: ...
@@ -188,6 +189,14 @@ class TermsModel:
                     hessian[:, target] += values[:, position]
         return gradient, hessian.reshape(problems, p, p)
 
+    def jacobian(self, state: Any) -> Array:
+        """grad f of every row, of shape (problems, rows, p)."""
+        exps, total = state
+        result = np.zeros((*total.shape, self.size))
+        for e, index, design in zip(exps, self.indices, self.designs, strict=True):
+            result[:, :, index] += (e / total)[:, :, None] * design
+        return result
+
 
 def _apply(theta: Array, design: Array) -> Array:
     """(problems, c) parameters on a design (rows, c) or (problems, rows, c)."""
@@ -200,7 +209,7 @@ def _contract(weights: Array, design: Array) -> Array:
 
 
 class JetModel:
-    """Any form, through second-order forward differentiation of its log-prediction."""
+    """Any form, through the recorded derivatives of its log-prediction."""
 
     def __init__(self, form: Any, logs: Mapping[str, Array]) -> None:
         self.form, self.logs, self.size = form, dict(logs), len(form.parameters)
@@ -213,44 +222,49 @@ class JetModel:
         return JetModel(self.form, {name: values[index] for name, values in self.logs.items()})
 
     def forward(self, theta: Array) -> tuple[Array, Any]:
-        """f and the jet it came from."""
+        """f and a place for its jet, which is recorded only when derivatives are asked for."""
+        f = self._evaluate([theta[:, i : i + 1] for i in range(self.size)])
+        return np.broadcast_to(f, (len(theta), self.rows)).copy(), _Point(theta)
+
+    def _evaluate(self, columns: Sequence[Any]) -> Any:
         plain: dict[str, Any] = {}
         logs: dict[str, Any] = {}
-        for index, parameter in enumerate(self.form.parameters):
-            jet = Jet(theta[:, index : index + 1], {index: np.ones((1, 1))}, {})
-            (logs if parameter.positive else plain)[parameter.name] = jet
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            jet = self.form.log_prediction(Namespace(plain, logs), Namespace({}, dict(self.logs)))
-        shape = (len(theta), self.rows)
-        return np.broadcast_to(value_of(jet), shape), jet
+        for parameter, column in zip(self.form.parameters, columns, strict=True):
+            (logs if parameter.positive else plain)[parameter.name] = column
+        with np.errstate(all="ignore"):
+            return self.form.log_prediction(Namespace(plain, logs), Namespace({}, dict(self.logs)))
 
     def refresh(self, theta: Array, f: Array, state: Any, index: Array) -> tuple[Array, Any]:
-        """f and state with some problems evaluated anew."""
-        return self.forward(theta)
+        """f and state with some problems evaluated anew (in place)."""
+        f[index] = self.subset(index).forward(theta[index])[0]
+        return f, _Point(theta)
 
     def select(self, state: Any, index: Array) -> Any:
         """The state of some problems."""
+        return _Point(state.theta[index])
 
-        def take(values: Array) -> Array:
-            return values[index] if values.ndim == 2 and values.shape[0] > 1 else values
-
-        first = {i: take(d) for i, d in state.first.items()}
-        return Jet(take(state.value), first, {key: take(d) for key, d in state.second.items()})
+    def _jet(self, state: Any) -> Any:
+        if state.jet is None:
+            state.jet = self._evaluate([Jet.parameter(state.theta[:, i : i + 1], i) for i in range(self.size)])
+        return state.jet
 
     def pull(self, state: Any, a: Array, b: Array, curved: bool = True) -> tuple[Array, Array]:
         """g and H; without `curved` only the Gauss-Newton part of H."""
-        problems, p = len(a), self.size
-        gradient = np.zeros((problems, p))
-        hessian = np.zeros((problems, p, p))
-        for i, d in state.first.items():
-            gradient[:, i] = np.sum(a * d, axis=1)
-            scaled = b * d
-            for j, e in state.first.items():
-                if j >= i:
-                    hessian[:, i, j] += np.sum(scaled * e, axis=1)
-        if curved:
-            for (i, j), d in state.second.items():
-                hessian[:, i, j] += np.sum(a * d, axis=1)
-        lower = np.tril_indices(p, -1)
-        hessian[:, lower[0], lower[1]] = hessian[:, lower[1], lower[0]]
-        return gradient, hessian
+        with np.errstate(all="ignore"):
+            return contract(self._jet(state), a, b, self.size, curved)
+
+    def jacobian(self, state: Any) -> Array:
+        """grad f of every row, of shape (problems, rows, p)."""
+        with np.errstate(all="ignore"):
+            support, first = self._jet(state).gradient()
+        result = np.zeros((len(state.theta), self.rows, self.size))
+        result[:, :, list(support)] = first.transpose(0, 2, 1)
+        return result
+
+
+@dataclass
+class _Point:
+    """Parameters of some problems and, once asked for, the jet of their prediction."""
+
+    theta: Array
+    jet: Any = None

@@ -62,6 +62,15 @@ class Objective:
             return first * side, second * side
         return first, second
 
+    @property
+    def pieces(self) -> tuple[Array, Array]:
+        """Residuals at which the curvature jumps, ascending, and the curvature before, between and after them."""
+        if self.kind == "squared":
+            return np.empty(0), np.ones(1)
+        if self.kind == "lower-envelope":
+            return np.array([-self.delta, 0.0, self.delta]), np.array([0.0, 1.0 - self.tau, self.tau, 0.0])
+        return np.array([-self.delta, self.delta]), np.array([0.0, 1.0, 0.0])
+
     def majoriser(self, r: Array) -> Array:
         """Weight w of the quadratic that lies above rho and touches it at r."""
         if self.kind == "squared":

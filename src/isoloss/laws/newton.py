@@ -7,7 +7,7 @@ so every step descends. Bounds are met by projection; the stop is scale free (pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -139,31 +139,19 @@ def _minimise(
         value_new = _total(objective, weight, r_new)
         accepted = value_new <= value - 1e-4 * np.minimum(decrease, value)
         accepted |= finished & (value_new <= value)
+        search = _Search(work, y, weight, objective, lower, upper, theta, value, trial, accepted)
         failing = np.flatnonzero(~accepted & ~finished)
-        repeat = list[Array]()
-
-        def attempt(failing: Array, moves: Array, expected: Array) -> Array:
-            """Put moves that descend enough into the trial; the problems that still fail."""
-            shorter = np.clip(theta[failing] + moves, lower, upper)
-            r_part = _rows(y, failing) - work.subset(failing).forward(shorter)[0]
-            value_part = _total(objective, _rows(weight, failing), r_part)
-            good = value_part <= value[failing] - 1e-4 * np.minimum(expected, value[failing])
-            trial[failing[good]] = shorter[good]
-            accepted[failing[good]] = True
-            repeat.append(failing[good])
-            return failing[~good]
-
         for power in range(1, HALVINGS + 1):
             if len(failing):
                 fraction = 0.4**power
-                failing = attempt(failing, fraction * step[failing], fraction * decrease[failing])
+                failing = search.attempt(failing, fraction * step[failing], fraction * decrease[failing])
         if len(failing):
             # Where the curvature breaks off near by, the ever more damped majoriser still descends.
             every = failing
             major = _majoriser(work, state, weight, objective, r, a, every)
             moves = newton_step(gradient[failing], major, held[failing], damping=1e-9)[0]
             expected = -np.sum(gradient[failing] * moves, axis=1)
-            failing = attempt(failing, np.sign(moves) * np.log1p(np.abs(moves)), 1e-4 * expected)
+            failing = search.attempt(failing, np.sign(moves) * np.log1p(np.abs(moves)), 1e-4 * expected)
             for damping in DAMPINGS:
                 if len(failing):
                     at = np.searchsorted(every, failing)
@@ -171,10 +159,10 @@ def _minimise(
                     expected = -np.sum(gradient[failing] * moves, axis=1)
                     if damping == DAMPINGS[0]:
                         decrease[failing] = expected
-                    failing = attempt(failing, moves, expected)
+                    failing = search.attempt(failing, moves, expected)
         stuck = ~accepted
         trial[stuck] = theta[stuck]
-        again = np.concatenate([*repeat, np.flatnonzero(stuck)])
+        again = np.concatenate([*search.repeat, np.flatnonzero(stuck)])
         if len(again):
             f_new, state_new = work.refresh(trial, f_new, state_new, again)
             r_new = y - f_new
@@ -198,6 +186,34 @@ def _minimise(
             state, y, weight = work.select(state, index), _rows(y, index), _rows(weight, index)
             work = work.subset(index)
     return result
+
+
+@dataclass
+class _Search:
+    """Other moves for the problems of one iteration whose step did not descend enough (in place)."""
+
+    work: Model
+    y: Array
+    weight: Array
+    objective: Objective
+    lower: Array
+    upper: Array
+    theta: Array
+    value: Array
+    trial: Array
+    accepted: Array
+    repeat: list[Array] = field(default_factory=list)
+
+    def attempt(self, failing: Array, moves: Array, expected: Array) -> Array:
+        """Put moves that descend enough into the trial; the problems that still fail."""
+        moved = np.clip(self.theta[failing] + moves, self.lower, self.upper)
+        r = _rows(self.y, failing) - self.work.subset(failing).forward(moved)[0]
+        value = _total(self.objective, _rows(self.weight, failing), r)
+        good = value <= self.value[failing] - 1e-4 * np.minimum(expected, self.value[failing])
+        self.trial[failing[good]] = moved[good]
+        self.accepted[failing[good]] = True
+        self.repeat.append(failing[good])
+        return failing[~good]
 
 
 def _majoriser(work: Model, state: Any, weight: Array, objective: Objective, r: Array, a: Array, index: Array) -> Array:

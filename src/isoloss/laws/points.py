@@ -175,7 +175,7 @@ class Points:
         return np.array(found, dtype=int), name
 
     def without_embeddings(self) -> Points:
-        """A copy whose N leaves out vocab x d_model. Raises LawError."""
+        """A copy whose N leaves out the embeddings, vocab x d_model once or (untied) twice. Raises LawError."""
         from isoloss.laws.checks import without_embeddings
 
         return without_embeddings(self)

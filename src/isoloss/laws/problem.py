@@ -50,7 +50,10 @@ class Problem:
         return to_natural(self.form, theta, self.centre)
 
     def centred(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """Natural values in units where every variable has geometric mean one."""
+        """Natural values in units where every variable has geometric mean one. Raises LawError for wrong names."""
+        for name in values:
+            if name not in self.form.names:
+                raise unknown(f"parameter (of law {self.form.name!r})", name, self.form.names)
         theta = from_natural(self.form, values, self.centre)
         return {q.name: float(np.exp(t) if q.positive else t) for q, t in zip(self.form.parameters, theta, strict=True)}
 
@@ -64,6 +67,7 @@ def make_problem(
     weighted: bool = True,
 ) -> Problem:
     """Check the table against the form and centre it. Raises LawError with one clear message."""
+    form.check_declaration()
     columns = variable_columns(form, x, points)
     response = y or response_column(form, points)
     raw = {variable: points.numbers(column) for variable, column in columns.items()}
@@ -80,6 +84,7 @@ def make_problem(
     for name in fixed:
         if name not in form.names:
             raise unknown(f"parameter (of law {form.name!r})", name, form.names)
+    _check_pins(form, fixed, observed, response)
     free_count = len(form.parameters) - len(fixed)
     if len(points) < free_count:
         raise LawError(f"law {form.name!r} has {free_count} free parameters but the table has {len(points)} rows")
@@ -87,13 +92,44 @@ def make_problem(
     centre = _centres(form, raw, fixed)
     logs = {name: np.log(values) - centre[name] for name, values in raw.items()}
     centred = _centre_fixed(form, fixed, centre)
-    lower, upper = _bounds(form, observed)
+    lower, upper = _bounds(form, observed, logs)
     for name, value in centred.items():
         index = form.names.index(name)
         lower[index] = upper[index] = np.log(max(value, 1e-300)) if form.parameter(name).positive else value
     free = np.array([name not in fixed for name in form.names])
     target = form.to_space(observed)
+    _try_out(form, logs)
     return Problem(form, columns, logs, centre, target, weight, centred, lower, upper, free)
+
+
+def _check_pins(form: Form, fixed: Mapping[str, float], observed: Array, response: str) -> None:
+    for name in form.pinned:
+        if name not in fixed:
+            raise LawError(
+                f"law {form.name!r} takes {name} as given: fixed={{{name!r}: value}} or --pin {name}=VALUE, below "
+                f"every {response} (the smallest is {float(observed.min()):.6g})"
+            )
+    floor = form.floor
+    if floor in fixed and form.space == "log" and fixed[floor] >= float(observed.max()):
+        raise LawError(
+            f"{floor}={fixed[floor]:g} is a floor, but every {response} is at or below it (largest "
+            f"{float(observed.max()):g})"
+        )
+
+
+def _try_out(form: Form, logs: Mapping[str, Array]) -> None:
+    """Raise LawError where the law's own code cannot be evaluated."""
+    model = form.model({name: values[:2] for name, values in logs.items()})
+    try:
+        f, state = model.forward(np.full((1, len(form.parameters)), 0.5))
+        model.pull(state, np.ones_like(f), np.ones_like(f))
+    except NotImplementedError:
+        raise LawError(f"law {form.name!r} does not define log_prediction(self, p, v)") from None
+    except (AttributeError, TypeError, KeyError) as error:
+        raise LawError(
+            f"law {form.name!r}: log_prediction fails ({error}); it may use the parameters {', '.join(form.names)}, "
+            f"the variables {', '.join(form.variables)}, and functions of isoloss.laws.jets in place of NumPy's"
+        ) from None
 
 
 def variable_columns(form: Form, x: str | None, points: Points | None = None) -> dict[str, str]:
@@ -111,6 +147,21 @@ def variable_columns(form: Form, x: str | None, points: Points | None = None) ->
             )
         x = present[0]
     return {name: (x or "x") if name == "x" else name for name in form.variables}
+
+
+def given_variables(form: Form, columns: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Array]:
+    """Variables of the form from values under column (or variable) names; M from N and D. Raises LawError."""
+    found = {}
+    for variable, column in columns.items():
+        name = column if column in given else variable
+        if name not in given and name == "M" and {"N", "D"} <= set(given):
+            found[variable] = np.asarray(given["D"], dtype=float) / np.asarray(given["N"], dtype=float)
+            continue
+        if name not in given:
+            need = ", ".join(columns.values())
+            raise LawError(f"law {form.name!r} predicts from {need}; given: {', '.join(given) or 'nothing'}")
+        found[variable] = np.asarray(given[name], dtype=float)
+    return found
 
 
 def response_column(form: Form, points: Points) -> str:
@@ -153,13 +204,14 @@ def _check_spread(form: Form, raw: Mapping[str, Array], columns: Mapping[str, st
 
 
 def _centres(form: Form, raw: Mapping[str, Array], fixed: Mapping[str, float]) -> dict[str, float]:
-    """Mean log of each variable; zero where a fixed parameter's unit depends on a free exponent."""
-    centre = {name: float(np.mean(np.log(values))) if form.centre_logs else 0.0 for name, values in raw.items()}
+    """Mean log of each variable; zero where a fixed parameter's unit depends on a free one."""
+    centred = form.centre_logs and not any(name in form.mixed for name in fixed)
+    centre = {name: float(np.mean(np.log(values))) if centred else 0.0 for name, values in raw.items()}
     for variable, other in form.same_unit.items():
         if variable in centre and other in centre:
             centre[variable] = centre[other]
     for name in fixed:
-        for variable, power in form.parameter(name).dimension.items():
+        for variable, power in form.dimension(name).items():
             _, exponent_name = split_power(power)
             if exponent_name is not None and exponent_name not in fixed:
                 partners = [v for v, other in form.same_unit.items() if variable in (v, other)]
@@ -168,7 +220,7 @@ def _centres(form: Form, raw: Mapping[str, Array], fixed: Mapping[str, float]) -
     return centre
 
 
-def _bounds(form: Form, observed: Array) -> tuple[Array, Array]:
+def _bounds(form: Form, observed: Array, logs: Mapping[str, Array]) -> tuple[Array, Array]:
     """Default bounds keep a vanishing coefficient at a finite place, where it is reported as active."""
     middle = float(np.log(np.median(np.abs(observed)) + 1e-300))
     lower, upper = [], []
@@ -178,6 +230,10 @@ def _bounds(form: Form, observed: Array) -> tuple[Array, Array]:
             low, high = max(low, middle - COEFFICIENT_RANGE), min(high, middle + COEFFICIENT_RANGE)
         elif q.positive:
             low, high = max(low, -SCALE_RANGE), min(high, SCALE_RANGE)
+        if q.within:
+            # One row at least lies on either side: at the outermost ones a break has no slope.
+            inner = np.unique(logs[q.within])[1:-1]
+            low, high = (float(inner[0]), float(inner[-1])) if len(inner) else (low, high)
         lower.append(low)
         upper.append(high)
     return np.array(lower), np.array(upper)
@@ -186,7 +242,7 @@ def _bounds(form: Form, observed: Array) -> tuple[Array, Array]:
 def _shift(form: Form, name: str, values: Mapping[str, Any], centre: Mapping[str, float]) -> Any:
     """Sum over variables of (power in the parameter's dimension) x (mean log of the variable)."""
     total: Any = 0.0
-    for variable, power in form.parameter(name).dimension.items():
+    for variable, power in form.dimension(name).items():
         sign, exponent_name = split_power(power)
         total = total + (sign if exponent_name is None else sign * values[exponent_name]) * centre[variable]
     return total
@@ -199,8 +255,9 @@ def to_natural(form: Form, theta: Array, centre: Mapping[str, float]) -> dict[st
         if q.positive:
             with np.errstate(over="ignore"):
                 values[q.name] = np.exp(theta[..., index] + _shift(form, q.name, values, centre))
-        elif q.dimension:
+        elif form.dimension(q.name):
             values[q.name] = theta[..., index] * np.exp(_shift(form, q.name, values, centre))
+    values = form.moved(values, {name: -by for name, by in centre.items()})
     return {name: values[name] for name in form.names}
 
 
@@ -210,6 +267,8 @@ def from_natural(form: Form, values: Mapping[str, Any], centre: Mapping[str, flo
     for q in form.parameters:
         if q.name not in values:
             raise LawError(f"law {form.name!r} needs parameter {q.name!r}; given: {', '.join(values)}")
+    values = form.moved(values, centre)
+    for q in form.parameters:
         value = np.asarray(values[q.name], dtype=float)
         shift = _shift(form, q.name, values, centre)
         if q.positive:
@@ -217,7 +276,7 @@ def from_natural(form: Form, values: Mapping[str, Any], centre: Mapping[str, flo
                 raise LawError(f"parameter {q.name!r} of law {form.name!r} must be positive; found {value}")
             theta.append(np.log(np.maximum(value, 1e-300)) - shift)
         else:
-            theta.append(value * np.exp(-shift) if q.dimension else value)
+            theta.append(value * np.exp(-shift) if form.dimension(q.name) else value)
     return np.stack(np.broadcast_arrays(*theta), axis=-1)
 
 

@@ -32,8 +32,8 @@ def make_starts(
     starts = [grid_starts(form, logs, y, weight, fixed, limit)]
     v = Namespace({}, dict(logs))
     target = form.from_space(y)
-    for guess in form.guesses(v, target):
-        starts.append(to_theta(form, {**guess, **fixed})[None, :])
+    for guess in form.checked_guesses(v, target, fixed):
+        starts.append(to_theta(form, guess)[None, :])
     return np.concatenate(starts)
 
 
@@ -64,6 +64,8 @@ def grid_starts(
     form: Form, logs: Mapping[str, Array], y: Array, weight: Array, fixed: Mapping[str, float], limit: int
 ) -> Array:
     """Local minima of the variable-projection grid, best first, at most `limit`."""
+    if type(form).basis is Form.basis:
+        return np.empty((0, len(form.parameters)))
     searched = [q.name for q in form.parameters if q.role != "coefficient"]
     v = Namespace({}, dict(logs))
     axes = [np.array([fixed[name]]) if name in fixed else _axis(form, name, searched, v) for name in searched]

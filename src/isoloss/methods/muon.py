@@ -25,7 +25,7 @@ from torch.optim.optimizer import ParamsT
 from isoloss.methods._layerwise import check_gradients, check_number, check_parameters
 from isoloss.recipe.errors import nearest
 
-__all__ = ["MuonAdamW", "muon_groups"]
+__all__ = ["MuonAdamW", "hidden_matrices", "muon_groups"]
 
 ADJUSTMENTS = ("original", "match_rms_adamw")
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -151,21 +151,30 @@ def muon_groups(
     Other matrices are `nn.Embedding` tables and names in which one of the regular expressions is found (case
     ignored). Frozen tensors and empty groups are left out.
     """
-    patterns = [re.compile(pattern, re.IGNORECASE) for pattern in exclude]
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    matrices = hidden_matrices(model, exclude)
     hidden: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         if p.requires_grad:
-            other = id(p) in tables or any(pattern.search(name) for pattern in patterns)
-            (vectors if p.ndim < 2 else others if other else hidden).append(p)
+            (vectors if p.ndim < 2 else hidden if name in matrices else others).append(p)
     groups = [
         {"params": hidden, "weight_decay": weight_decay, "muon": True},
         {"params": others, "weight_decay": weight_decay, "muon": False},
         {"params": vectors, "weight_decay": 0.0, "muon": False},
     ]
     return [group for group in groups if group["params"]]
+
+
+def hidden_matrices(model: nn.Module, exclude: Sequence[str] = NOT_HIDDEN) -> set[str]:
+    """Names of the tensors that ``muon_groups`` gives to Muon."""
+    patterns = [re.compile(pattern, re.IGNORECASE) for pattern in exclude]
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return {
+        name
+        for name, p in model.named_parameters()
+        if p.ndim >= 2 and id(p) not in tables and not any(pattern.search(name) for pattern in patterns)
+    }
 
 
 def _is_matrix(p: Tensor, group: dict[str, Any]) -> bool:

@@ -25,6 +25,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,8 +34,8 @@ from torch import Tensor, nn
 from isoloss.recipe.errors import nearest
 
 __all__ = [
-    "KINDS", "Coordinate", "Rule", "attention_scale", "coordinate_check", "growth", "initialise_", "model_rules",
-    "parameter_groups", "rules",
+    "KINDS", "Coordinate", "Rule", "attention_scale", "coordinate_check", "growth", "initialise_", "layer_outputs",
+    "model_rules", "parameter_groups", "rules",
 ]  # fmt: skip
 
 KINDS = ("input", "vector", "hidden", "output", "tied", "fixed")
@@ -230,7 +231,7 @@ def coordinate_check(
         model, optimizer = build(width, seed)
         first: dict[str, Tensor] = {}
         for step in range(steps + 1):
-            for name, output in _outputs(model, data(0)[0]).items():
+            for name, output in layer_outputs(model, partial(model, data(0)[0])).items():
                 start = first.setdefault(name, output)
                 size, change = sums.get((width, step, name), (0.0, 0.0))
                 size, change = size + output.abs().mean().item(), change + (output - start).abs().mean().item()
@@ -266,7 +267,8 @@ def growth(measured: Sequence[Coordinate], step: int, of: str = "change") -> dic
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+def layer_outputs(model: nn.Module, forward: Callable[[], object]) -> dict[str, Tensor]:
+    """Float32 outputs by module name while `forward` calls `model`: modules with own parameters, and "" for all."""
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -282,7 +284,7 @@ def _outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         if name == "" or next(module.parameters(recurse=False), None) is not None
     ]
     try:
-        model(inputs)
+        forward()
     finally:
         for handle in handles:
             handle.remove()

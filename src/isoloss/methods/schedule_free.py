@@ -109,7 +109,7 @@ class ScheduleFree(torch.optim.Optimizer):
             if not active:
                 continue
             for p in active:
-                if p not in self.state:
+                if "x" not in self.state[p]:
                     self._begin(p)
             self._advance(active)
             lr, c = _tick(group)

@@ -18,7 +18,13 @@ from isoloss.recipe.references import load
 if TYPE_CHECKING:
     import torch
 
+    from isoloss.methods.mup import Rule
+
 EMBEDDING_NAMES = ("wte", "wpe")
+HEAD_NAMES = ("head", "lm_head", "classifier", "fc")
+PARAMETRISATION = ("parametrisation", "base_width")
+"""Options of a built-in family that say how it is initialised and trained, not what it is."""
+TIED_TABLE = r"^embedding\.weight$"
 
 
 def build(
@@ -28,7 +34,8 @@ def build(
 
     `spec`: {"family": a name of the catalogue, options}, {"name": "package.module:attribute", options} or {"name":
     "timm:NAME", options}; an option of value None and the key "version" are left out. A user's attribute is called
-    with the options, and with `vocabulary`, `context` and `shape` where its signature takes them.
+    with the options, and with `vocabulary`, `context` and `shape` where its signature takes them. Under
+    "parametrisation": "mup" a family has the initial values of `methods.mup`, relative to width "base_width".
     Language models map tokens (B, T) int64 to logits (B, T, V); classifiers map vectors (B, features) or images
     (B, C, H, W) to logits (B, classes), where `vocabulary` is the number of classes, `context` that of the features
     and `shape` (C, H, W), None for vectors and tokens. The global random state is left as it was.
@@ -42,9 +49,59 @@ def build(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return _module(spec["name"], target(**options))
+    made = _family(spec, vocabulary, context, shape, seed)
+    if transfers(spec):
+        from isoloss.methods import mup
+
+        base = _family(_at_base(spec), vocabulary, context, shape, seed)
+        mup.initialise_(made, base, mup.model_rules(made, base, kinds=_kinds(spec)))
+    return made
+
+
+def transfers(spec: Mapping[str, Any]) -> bool:
+    """Whether a spec asks for width transfer."""
+    return "family" in spec and spec.get("parametrisation", "standard") == "mup"
+
+
+def transfer(
+    model: torch.nn.Module,
+    spec: Mapping[str, Any],
+    *,
+    vocabulary: int,
+    context: int,
+    shape: Sequence[int] | None = None,
+) -> dict[str, Rule]:
+    """Rules of width transfer by parameter name of what `build` made; empty without transfer.
+
+    The readout is "folded": nothing is multiplied in the forward pass. Raises ValueError as `build` does.
+    """
+    if not transfers(spec):
+        return {}
+    from isoloss.methods import mup
+
+    base = _family(_at_base(spec), vocabulary, context, _shape(shape), 0)
+    return mup.model_rules(model, base, kinds=_kinds(spec))
+
+
+def _family(spec: Mapping[str, Any], vocabulary: int, context: int, shape: Shape | None, seed: int) -> torch.nn.Module:
+    """A built-in model with the initial values of its family."""
+    import torch
+
     config = _config(spec, vocabulary, context, shape)
     family = load(catalogue.get("model", spec["family"]).target)
     return _module(spec["family"], family(config, generator=torch.Generator().manual_seed(seed)))
+
+
+def _at_base(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of the model that a transfer is relative to. Raises ValueError where its width is missing."""
+    if spec.get("base_width") is None:
+        raise ValueError("model: base_width is missing; parametrisation mup needs the width that lr is meant for")
+    return {**spec, "width": spec["base_width"], "parametrisation": "standard"}
+
+
+def _kinds(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Kinds of tensors that shapes do not tell: a tied table is multiplied by sqrt(width) on the way in."""
+    return {TIED_TABLE: "tied"} if spec.get("tied") else {}
 
 
 def describe(
@@ -67,6 +124,16 @@ def needs_whole_batch(
     shape = _shape(shape)
     if "name" in spec:
         return _count(_CountedSpec.of(spec), vocabulary, context, shape)[1]
+    return _config(spec, vocabulary, context, shape).batch_statistics
+
+
+def keeps_statistics(
+    spec: Mapping[str, Any], *, vocabulary: int, context: int, shape: Sequence[int] | None = None
+) -> bool:
+    """Whether the model that `build` would make gathers running statistics in BatchNorm layers of any kind."""
+    shape = _shape(shape)
+    if "name" in spec:
+        return _count(_CountedSpec.of(spec), vocabulary, context, shape)[2]
     return _config(spec, vocabulary, context, shape).batch_statistics
 
 
@@ -95,6 +162,11 @@ def decayed(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim >= 2 and not embedding
 
 
+def in_head(name: str) -> bool:
+    """Whether a parameter belongs to the output head, by its dotted name."""
+    return any(part in HEAD_NAMES for part in name.lower().split("."))
+
+
 class _CountedSpec:
     """A hashable spec, so that counting a user's model happens once a process."""
 
@@ -113,8 +185,10 @@ class _CountedSpec:
 
 
 @lru_cache(maxsize=4096)
-def _count(counted: _CountedSpec, vocabulary: int, context: int, shape: Shape | None) -> tuple[ModelFacts, bool]:
+def _count(counted: _CountedSpec, vocabulary: int, context: int, shape: Shape | None) -> tuple[ModelFacts, bool, bool]:
+    """(facts, `has_batch_statistics`, whether BatchNorm layers gather running statistics)."""
     import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
 
     from isoloss.models.count import count
 
@@ -123,7 +197,9 @@ def _count(counted: _CountedSpec, vocabulary: int, context: int, shape: Shape | 
         # Evaluation mode: BatchNorm refuses to train on the one sample that is counted.
         model = _module(counted.spec["name"], target(**options)).eval()
         inputs = None if shape is None else torch.zeros(1, *shape)
-    return count(model, vocabulary=vocabulary, context=context, inputs=inputs), has_batch_statistics(model)
+    gathers = any(isinstance(module, _BatchNorm) and module.track_running_stats for module in model.modules())
+    facts = count(model, vocabulary=vocabulary, context=context, inputs=inputs)
+    return facts, has_batch_statistics(model), gathers
 
 
 def _shape(shape: Sequence[int] | None) -> Shape | None:
@@ -141,11 +217,14 @@ def _config(spec: Mapping[str, Any], vocabulary: int, context: int, shape: Shape
             f"model: family is {family!r}; allowed: {', '.join(CONFIGS)}, or name: package.module:attribute"
             f"{nearest(str(family), CONFIGS)}"
         )
+    if transfers(spec):
+        _config(_at_base(spec), vocabulary, context, shape)
     return configure(family, _options(spec), vocabulary=vocabulary, context=context, shape=shape)
 
 
 def _options(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in spec.items() if k not in ("family", "name", "version") and v is not None}
+    left_out = {"family", "name", "version", *(PARAMETRISATION if "family" in spec else ())}
+    return {k: v for k, v in spec.items() if k not in left_out and v is not None}
 
 
 def _custom(

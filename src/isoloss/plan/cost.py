@@ -9,6 +9,7 @@ from isoloss.plan.lower import Lowered
 from isoloss.plan.needs import Work
 from isoloss.plan.tree import Node
 from isoloss.recipe.measure import Measure
+from isoloss.train import probes
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,10 @@ def unshared(runs: Sequence[Lowered]) -> Cost:
         if (end, judged) in seen:
             continue
         seen.add((end, judged))
-        facts, length = lowered.facts, lowered.run.length
         evaluations, _ = readings(lowered.points.values())
-        total += Cost(
-            length,
-            length * facts.terms_per_update,
-            lowered.flops,
-            evaluations * facts.evaluation_flops,
-        )
+        total += Cost(0, 0, 0.0, evaluations * lowered.facts.evaluation_flops)
+        for part in filter(None, (lowered.before, lowered)):
+            total += Cost(part.length, part.length * part.facts.terms_per_update, part.flops, 0.0)
     return total
 
 
@@ -88,8 +85,10 @@ def readings(asked: Iterable[Sequence[Measure]]) -> tuple[int, int]:
     """
     evaluations = batches = 0
     for measures in asked:
-        evaluations += len({(m.weights, m.part, m.amount) for m in measures})
-        batches += sum(refresh for _, refresh in {m.weights for m in measures})
+        judged = [m for m in measures if not probes.is_probe(m)]
+        evaluations += len({(m.weights, m.part, m.amount) for m in judged})
+        evaluations += sum(probes.evaluations(m) for m in measures if probes.is_probe(m))
+        batches += sum(refresh for _, refresh in {m.weights for m in judged})
     return evaluations, batches
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from isoloss import models
 from isoloss.plan.lower import Lowered, Lowering
 from isoloss.plan.needs import Memory, Work, arrange
 from isoloss.plan.tree import Node, grow
@@ -44,7 +45,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell with its run; ``rule`` says where its learning rate comes from: given, tuned, between or nearest."""
+    """A cell with its run.
+
+    ``rule`` says where its learning rate comes from: given, tuned, between, nearest, or transferred over widths.
+    """
 
     cell: Cell
     lowered: Lowered
@@ -167,12 +171,12 @@ def _at(arm: str, point: Mapping[str, Any], cells: Sequence[Cell]) -> Cell:
 
 def _read(trials: Sequence[Trial], memory: Memory) -> list[Trial]:
     """Losses on part A, by the measure that the arm is judged by."""
-    ends = [t.lowered.run.key(t.lowered.run.length) for t in trials]
-    measured = memory.measured(ends)
+    measured = memory.measured([t.lowered.run.key(at) for t in trials for at in t.lowered.candidates])
     broken = diverged([t.lowered for t in trials], memory)
     found = []
-    for index, (trial, key) in enumerate(zip(trials, ends, strict=True)):
-        loss = measured.get(key, {}).get(trial.lowered.final["A"].name)
+    for index, trial in enumerate(trials):
+        chosen = trial.lowered.chosen(measured)
+        loss = None if chosen is None else chosen[1]
         if index in broken:
             loss = math.inf
         found.append(Trial(trial.arm, trial.point, trial.cell, trial.lowered, trial.lr, loss))
@@ -218,6 +222,7 @@ def _lr(cell: Cell, lowering: Lowering, choices: Sequence[Choice], between: str)
     """The cell's learning rate, where it comes from, and whether a winner lies at an edge.
 
     Given, tuned at its size, or by the rule between the tuned sizes: log-linear in N, or the nearest one in log N.
+    What width transfer makes the one tuned value serve is called transferred.
     """
     given = cell.config["training"]["optimizer"]["lr"]
     if given != "tuned":
@@ -240,7 +245,8 @@ def _lr(cell: Cell, lowering: Lowering, choices: Sequence[Choice], between: str)
         return rates[sizes.index(N)], "tuned", edge
     if between == "nearest" or sizes[0] >= N or sizes[-1] <= N:
         near = min(range(len(sizes)), key=lambda i: abs(math.log(N / sizes[i])))
-        return rates[near], "nearest", edge
+        moved = len(sizes) == 1 and models.transfers(cell.config["model"])
+        return rates[near], "transferred" if moved else "nearest", edge
     above = next(i for i, n in enumerate(sizes) if n > N)
     share = math.log(N / sizes[above - 1]) / math.log(sizes[above] / sizes[above - 1])
     return _rounded(rates[above - 1] * (rates[above] / rates[above - 1]) ** share), "between", edge

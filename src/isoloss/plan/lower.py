@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import glob
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from isoloss import data, models
 from isoloss.methods.rules import Rescaling, batch_ratio
+from isoloss.plan import pretraining
 from isoloss.plan.phases import Stretch, methods_digest, stretches
 from isoloss.recipe import catalogue
 from isoloss.recipe.canonical import digest
 from isoloss.recipe.errors import StudyError
-from isoloss.recipe.measure import PARTS, Measure, Observer
+from isoloss.recipe.measure import PARTS, SCHEDULE_FREE, Measure, Observer
 from isoloss.recipe.references import code_of, forget_code, is_reference
-from isoloss.recipe.run import Phase, Rule, Run, Start
+from isoloss.recipe.run import Carry, Phase, Rule, Run, Start
 from isoloss.recipe.units import BATCH, DURATION, Quantity
-from isoloss.train import numerics
+from isoloss.study.checks import earlier
+from isoloss.train import numerics, probes
 from isoloss.train.evaluate import try_metrics
 from isoloss.train.wrappers import passes
 
@@ -59,12 +63,37 @@ class Lowered:
     """Measured beside the loss."""
     refresh: int = 0
     """Training batches that estimate the running statistics of averaged weights; 0: there are none."""
+    select: str = "end"
+    """What is judged: the run's end, or the best moment of evaluation by part A."""
+    unique: int = 0
+    """Unique training data, in tokens or samples."""
+    before: Lowered | None = None
+    """The earlier training that the run goes on from: its first phases."""
+
+    @property
+    def begun(self) -> int:
+        """Updates of the run that lie before its own."""
+        return self.before.run.length if self.before else 0
+
+    @property
+    def length(self) -> int:
+        """Updates of its own."""
+        return self.run.length - self.begun
+
+    def part(self, track: int) -> Lowered:
+        """Itself, or the earlier training, whichever a track belongs to."""
+        return self.before if self.before and track < len(self.before.run.phases) else self
+
+    @property
+    def along(self) -> Observer | None:
+        """What is judged before the end: averages of weights are read at the end alone."""
+        return self.observer if self.observer == SCHEDULE_FREE else None
 
     @property
     def flops(self) -> float:
-        """Training FLOPs of the whole run, with every gradient evaluation and the refresh of running statistics."""
-        updates = sum(p.length * passes(p.rule.methods) for p in self.run.phases) * self.facts.flops_per_update
-        return updates + self.fixed_flops
+        """Training FLOPs of its own updates, with every gradient evaluation and the refresh of running statistics."""
+        own = self.run.phases[len(self.before.run.phases) if self.before else 0 :]
+        return sum(p.length * passes(p.rule.methods) for p in own) * self.facts.flops_per_update + self.fixed_flops
 
     @property
     def fixed_flops(self) -> float:
@@ -75,6 +104,24 @@ class Lowered:
     def final(self) -> dict[str, Measure]:
         """Measure at the end of the run by part, of the averaged weights where the arm averages."""
         return self.at_end("loss")
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """The updates whose loss on part A decides which of them is judged."""
+        if self.select == "end":
+            return (self.run.length,)
+        wanted = self.final["A"].name
+        return tuple(at for at, measures in sorted(self.points.items()) if any(m.name == wanted for m in measures))
+
+    def chosen(self, measured: Mapping[str, Mapping[str, float]]) -> tuple[int, float] | None:
+        """(update, its loss on part A) of what is judged, by measurements of keys; None until all are there."""
+        name = self.final["A"].name
+        losses = {at: measured.get(self.run.key(at), {}).get(name) for at in self.candidates}
+        known = {at: loss for at, loss in losses.items() if loss is not None}
+        if len(known) < len(losses):
+            return None
+        best = min(known, key=lambda at: (known[at], at))
+        return best, known[best]
 
     def at_end(self, metric: str) -> dict[str, Measure]:
         """As ``final``, of another metric."""
@@ -93,15 +140,27 @@ class Lowering:
         self._numerics: dict[tuple[str, bool], dict[str, Any]] = {}
         self._validated: set[tuple[str, int, int]] = set()
         self._measurable: set[Any] = set()
+        self._continued: set[Any] = set()
 
-    def __call__(self, config: Mapping[str, Any], lr: float, *, where: str, alone: bool = False) -> Lowered:
-        """Lower one configuration with its learning rate; ``where`` names the cell in messages."""
+    def __call__(
+        self,
+        config: Mapping[str, Any],
+        lr: float,
+        *,
+        where: str,
+        alone: bool = False,
+        path: Callable[[Run], Run] = lambda run: run,
+    ) -> Lowered:
+        """Lower one configuration with its learning rate; ``where`` names the cell in messages.
+
+        ``path`` turns its run into the one that is meant, for instance one that leaves it for a cooldown.
+        """
         try:
-            return self._lower(config, lr, where if alone else None)
+            return self._lower(config, lr, where if alone else None, path)
         except (ValueError, StudyError) as error:
             raise StudyError(f"{where}: {error}") from error
 
-    def _lower(self, config: Mapping[str, Any], lr: float, alone: str | None) -> Lowered:
+    def _lower(self, config: Mapping[str, Any], lr: float, alone: str | None, path: Callable[[Run], Run]) -> Lowered:
         training, spec = config["training"], self._placed(config["data"])
         source = open_source(spec)
         # What a model reads at once: a context of tokens, or the features of a vector.
@@ -138,21 +197,38 @@ class Lowering:
         rules = _Rules(self, config, source.digest, context, batch, micro, seeds, change)
         warmup = counted(change.warmup(Quantity.parse(training["warmup"], DURATION)), "training.warmup")
         parts = stretches(config["schedule"], training, change.lr(lr), total, warmup, updates)
-        run = Run(
-            Start(start_model, seeds["init"], alone),
-            tuple(Phase(rules(part), part.length) for part in parts),
-            self._numerics_of(training["precision"], bool(training["compile"])),
-        )
+        phases = tuple(Phase(rules(part), part.length) for part in parts)
+        start = Start(start_model, seeds["init"], alone)
+        before = self._before(config, alone, start)
+        if before is not None:
+            given = config["pretrain"]
+            carry = Carry(optimizer=given["optimizer"], data="reset", head=given["head"])
+            phases = (*before.run.phases, replace(phases[0], carry=carry), *phases[1:])
+        run = Run(start, phases, self._numerics_of(training["precision"], bool(training["compile"])))
+        run = path(run)
         amount = _amount(config["evaluation"])
         self._check_validation(source, amount, context)
-        observer = _observer(config["average"], updates, run)
+        averaging = training["optimizer"]["name"] in catalogue.names("optimizer", "averaging")
+        observer = SCHEDULE_FREE if averaging else _observer(config["average"], updates, run)
+        if config["evaluation"]["select"] == "best" and observer not in (None, SCHEDULE_FREE):
+            raise StudyError("evaluation.select: best, but an average is read at the end alone; allowed: end")
         refresh = self._refresh(config, source, context)
         metrics = tuple(config["evaluation"]["metrics"])
         self._check_metrics(config["task"], metrics, start_model, source, context, amount)
         terms = batch * per_sample
+        begun = before.run.length if before else 0
+        points = _points(
+            config["evaluation"],
+            run.length - begun,
+            amount,
+            observer,
+            refresh,
+            updates,
+            lambda: self._tensors(config["model"], source, context),
+        )
         return Lowered(
             run=run,
-            points=_points(config["evaluation"], total, amount, observer, refresh, updates),
+            points={begun + at: measures for at, measures in points.items()},
             facts=Facts(
                 N=facts.non_embedding,
                 N_total=facts.total,
@@ -170,14 +246,17 @@ class Lowering:
             piece=max(1, counted(Quantity.parse(config["checkpoint"]["every"], DURATION), "checkpoint.every")),
             metrics=metrics,
             refresh=refresh,
+            before=before,
+            select=config["evaluation"]["select"],
+            unique=source.train_size,
         )
 
     def _refresh(self, config: Mapping[str, Any], source: data.Source, context: int) -> int:
         """Batches that estimate the running statistics of the arm's average; 0 where there is nothing to estimate."""
         known: dict[str, Any] = {"vocabulary": source.vocabulary, "context": context}
         known["shape"] = getattr(source, "shape", None)
-        average = config["average"]
-        return int(average["refresh"]) if average and models.keeps_statistics(config["model"], **known) else 0
+        refresh = (config["average"] or config["training"]["optimizer"]).get("refresh")
+        return int(refresh) if refresh and models.keeps_statistics(config["model"], **known) else 0
 
     def _check_metrics(
         self,
@@ -197,6 +276,22 @@ class Lowering:
             try_metrics(task, metrics, made, source.validation("B", amount, context))
             self._measurable.add(memo)
 
+    def _before(self, config: Mapping[str, Any], alone: str | None, start: Start) -> Lowered | None:
+        """The earlier training that a run goes on from; raise ``StudyError`` where its model would not be the same."""
+        if config["pretrain"] is None:
+            return None
+        made = self._lower(earlier(dict(config)), float(config["pretrain"]["lr"]), alone, lambda run: run)
+        own, source = (open_source(spec) for spec in (self._placed(config["data"]), made.data))
+        memo = (digest(start.model), made.run.root_key, own.digest, source.digest, config["pretrain"]["head"])
+        if memo not in self._continued:
+            context = int(start.model["context"])
+            pretraining.check(
+                config["pretrain"], (made.run.start.model, start.model), (source, own),
+                lambda: self._tensors(config["model"], own, context),
+            )  # fmt: skip
+            self._continued.add(memo)
+        return replace(made, points={})
+
     def _check_validation(self, source: data.Source, amount: int, context: int) -> None:
         """Both validation parts must hold what is asked; told before anything trains."""
         memo = (source.digest, amount, context)
@@ -206,7 +301,10 @@ class Lowering:
             self._validated.add(memo)
 
     def _placed(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Relative paths of data (and of a tokenizer file) made absolute; paths never enter a key."""
+        """Relative paths of data (and of a tokenizer file) made absolute; paths never enter a key.
+
+        They start from the study's folder, or else from ``ISOLOSS_DATA``.
+        """
         base = self.base
         if base is None:
             return spec
@@ -214,7 +312,12 @@ class Lowering:
         def place(value: Any) -> Any:
             if isinstance(value, list):
                 return [place(item) for item in value]
-            return str(base / Path(value).expanduser()) if isinstance(value, str) else value
+            if not isinstance(value, str):
+                return value
+            here, there = base / Path(value).expanduser(), os.environ.get("ISOLOSS_DATA")
+            if there and not glob.glob(str(here)) and glob.glob(str(Path(there) / value)):
+                return str(Path(there).resolve() / value)
+            return str(here)
 
         found = {**spec, **{name: place(spec[name]) for name in ("path", "validation") if spec.get(name)}}
         if spec.get("tokenizer") not in (None, "bytes"):
@@ -231,16 +334,23 @@ class Lowering:
             name = spec.get("name")
             semantics = None if name else catalogue.get("model", spec["family"]).semantics
             record = {
-                "spec": {k: v for k, v in spec.items() if k != "version"},
+                "spec": _identity(spec),
                 "code": code_of(name or "", spec.get("version"), semantics),
                 "vocabulary": source.vocabulary,
                 "context": context,
                 **({} if shape is None else {"shape": list(shape)}),
+                **({"transfer": {"semantics": 1}} if models.transfers(spec) else {}),
             }
             known: dict[str, Any] = {"vocabulary": source.vocabulary, "context": context, "shape": shape}
             over_batch = models.needs_whole_batch(spec, **known)
             self._starts[memo] = (record, models.describe(spec, **known), over_batch)
         return self._starts[memo]
+
+    def _tensors(self, spec: Mapping[str, Any], source: data.Source, context: int) -> list[str]:
+        """Names of the trained tensors of a model."""
+        shape = getattr(source, "shape", None)
+        made = models.build(spec, vocabulary=source.vocabulary, context=context, seed=0, shape=shape)
+        return [name for name, parameter in made.named_parameters() if parameter.requires_grad]
 
     def _numerics_of(self, precision: str, compiled: bool) -> dict[str, Any]:
         if (precision, compiled) not in self._numerics:
@@ -270,7 +380,8 @@ class _Rules:
     ) -> None:
         training, task = config["training"], config["task"]
         optimizer = training["optimizer"]
-        options = _adapted({k: v for k, v in optimizer.items() if k not in ("name", "lr", "version")}, change)
+        left_out = ("name", "lr", "version", *(("refresh",) if not is_reference(optimizer["name"]) else ()))
+        options = _adapted({k: v for k, v in optimizer.items() if k not in left_out}, change)
         self._lowering = lowering
         self._fixed: dict[str, Any] = {
             "data": {"digest": data_digest, "context": context, **_data_code(config["data"])},
@@ -294,19 +405,33 @@ class _Rules:
 
 
 def _points(
-    evaluation: Mapping[str, Any], total: int, amount: int, observer: Observer | None, refresh: int, updates: Any
+    evaluation: Mapping[str, Any],
+    total: int,
+    amount: int,
+    observer: Observer | None,
+    refresh: int,
+    updates: Any,
+    tensors: Callable[[], Sequence[str]],
 ) -> dict[int, tuple[Measure, ...]]:
-    """What to read off at which update: both parts at the end, part B along the way."""
+    """What to read off at which update: both parts at the end, part B along the way (both to select the best)."""
     moments = {updates(at, "evaluation.at") for at in evaluation["at"] if at != "end"}
     if evaluation["every"]:
         every = max(1, updates(evaluation["every"], "evaluation.every"))
         moments |= set(range(every, total, every))
     names = ("loss", *evaluation["metrics"])
-    found: dict[int, tuple[Measure, ...]] = {
-        at: tuple(Measure(name, "B", amount) for name in names) for at in sorted(moments) if 0 < at < total
-    }
     watched: list[tuple[Observer | None, int]] = [(None, 0), (observer, refresh)] if observer else [(None, 0)]
+    along = watched if observer == SCHEDULE_FREE else watched[:1]
+    judged = PARTS if evaluation["select"] == "best" else PARTS[1:]
+    found: dict[int, tuple[Measure, ...]] = {
+        at: tuple(Measure(name, part, amount, *w) for w in along for part in judged for name in names)
+        for at in sorted(moments)
+        if 0 < at < total
+    }
     found[total] = tuple(Measure(name, part, amount, *w) for w in watched for part in PARTS for name in names)
+    found[total] += probes.roughnesses(evaluation, amount)
+    far = probes.distances(evaluation, tensors)
+    for at in probes.moments(evaluation, total):
+        found[at] = (*found.get(at, ()), *far)
     return found
 
 
@@ -346,6 +471,14 @@ def _observer(average: Mapping[str, Any] | None, updates: Any, run: Run) -> Obse
                 f"{length} and the run of {run.length} updates"
             )
     return Observer(average["kind"], options)
+
+
+def _identity(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a model's options decides its bits."""
+    left_out = {"version"}
+    if "family" in spec and not models.transfers(spec):
+        left_out |= {*models.PARAMETRISATION}
+    return {name: value for name, value in spec.items() if name not in left_out}
 
 
 def _amount(evaluation: Mapping[str, Any]) -> int:

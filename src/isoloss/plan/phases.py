@@ -95,14 +95,22 @@ def _rates(schedule: Mapping[str, Any], peak: float, total: int, warmup: int, up
         horizon = updates(schedule["horizon"], "schedule.horizon") if schedule.get("horizon") else total
         if horizon < total:
             raise StudyError(f"schedule.horizon: {horizon} updates; allowed: at least the run's {total}")
-        final = peak * float(schedule["final"])
-        code = _form_code(shape, schedule.get("version"))
-        found.append((LR(shape, peak, final=final, length=horizon - warmup, code=code), body))
+        found.append((falling(schedule, peak, horizon - warmup), body))
     if cooldown:
-        final = level * float(cooldown["final"])
-        code = _form_code(cooldown["shape"], cooldown.get("version"))
-        found.append((LR(cooldown["shape"], level, final=final, length=length, code=code), length))
+        found.append((falling(cooldown, level, length), length))
     return found
+
+
+def falling(mapping: Mapping[str, Any], level: float, length: int) -> LR:
+    """A decay from ``level`` over ``length`` updates, of a schedule or cooldown: shape, final, exponent, version."""
+    code = _form_code(mapping["shape"], mapping.get("version"))
+    return LR(form_of(mapping), level, final=level * float(mapping["final"]), length=length, code=code)
+
+
+def form_of(mapping: Mapping[str, Any]) -> str:
+    """The decay form of a schedule or cooldown as ``methods.schedules`` names it: ``power(0.5)`` with its exponent."""
+    shape = str(mapping["shape"])
+    return f"power({float(mapping['exponent'])!r})" if shape == "power" else shape
 
 
 def _ghost(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -142,6 +150,11 @@ def _semantics(kind: str, options: Mapping[str, Any]) -> int:
 def _check(kind: str, options: Mapping[str, Any], training: Mapping[str, Any]) -> None:
     """What must agree between a method, the optimizer and the micro-batches."""
     optimizer, micro = training["optimizer"], training["micro_batches"]
+    if kind == "local_sgd" and optimizer["name"] in catalogue.names("optimizer", "averaging"):
+        raise StudyError(
+            f"training.local_sgd: found over {optimizer['name']}, whose average the workers would not share; "
+            "allowed: another optimizer"
+        )
     if kind == "local_sgd" and micro < 2:
         raise StudyError(f"training.local_sgd: micro_batches is {micro}; allowed: 2 or more, which are its workers")
     plain_momentum = optimizer["name"] == "sgd" and optimizer["momentum"] > 0 and not optimizer["nesterov"]

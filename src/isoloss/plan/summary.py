@@ -15,6 +15,7 @@ from isoloss.plan.demands import Stage, expected, folder_of, stage
 from isoloss.plan.lower import Facts, Lowered, Lowering
 from isoloss.plan.memory import StoreMemory
 from isoloss.plan.needs import Memory, Nothing, arrange
+from isoloss.plan.savings import ENDS, RUNS_ON, Saving, savings
 from isoloss.plan.tree import grow
 from isoloss.recipe.errors import StudyError
 from isoloss.store import Store
@@ -48,6 +49,7 @@ class Summary:
     workers: int
     sizes: tuple[tuple[int, int, int, float], ...]
     """(N, all parameters, runs, FLOPs of one update) by size."""
+    savings: tuple[Saving, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -73,6 +75,7 @@ class Summary:
             "sizes": [
                 {"N": n, "N_total": total, "runs": runs, "flops_per_update": f} for n, total, runs, f in self.sizes
             ],
+            "savings": [saving.to_dict() for saving in self.savings],
         }
 
     def table(self) -> RenderableType:
@@ -106,7 +109,10 @@ class Summary:
             f"about {_time(self.seconds)} on {self.workers} worker{'s' if self.workers > 1 else ''} ({kind}), "
             f"about {self.disk / 1e6:.0f} MB of states"
         )
-        return Group(head, Text(), sizes, Text(), costs, Text(), *(Text(line) for line in lines))
+        parts: list[RenderableType] = [head, Text(), sizes, Text(), costs, Text()]
+        for arm in dict.fromkeys(saving.arm for saving in self.savings):
+            parts += [_saved([saving for saving in self.savings if saving.arm == arm]), Text()]
+        return Group(*parts, *(Text(line) for line in lines))
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -157,7 +163,24 @@ def plan(
             measured_speed=measured,
             workers=count,
             sizes=_sizes(runs),
+            savings=tuple(savings(made.cells, runs[-len(made.cells) :], made.baseline)),
         )
+
+
+def _saved(counts: Sequence[Saving]) -> RenderableType:
+    """One arm's savings, a row a count of FLOPs."""
+    from rich.table import Table
+
+    first = counts[0]
+    whose = f"those of {first.against}" if first.against != first.arm else "each from its own beginning"
+    title = f"{first.arm}: {first.runs} runs on {first.trunks} trunks, over as many separate runs, {whose}"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("FLOPs counted", "separate", ENDS, RUNS_ON):
+        table.add_column(name, justify="left" if name == "FLOPs counted" else "right")
+    for saving in counts:
+        ratios = saving.ratios
+        table.add_row(saving.count, f"{saving.separate:.3g}", f"{ratios[ENDS]:.3f}", f"{ratios[RUNS_ON]:.3f}")
+    return table
 
 
 def _sizes(runs: Sequence[Lowered]) -> tuple[tuple[int, int, int, float], ...]:
@@ -176,13 +199,15 @@ def _seconds(
     flops = missing.flops + missing.evaluation_flops
     if store is not None:
         sizes = {
-            track.id: lowered.facts.flops_per_update * passes(phase.rule.methods)
+            track.id: lowered.part(index).facts.flops_per_update * passes(phase.rule.methods)
             for lowered in runs
-            for track, phase, _ in lowered.run.tracks
+            for index, (track, phase, _) in enumerate(lowered.run.tracks)
         }
         spent = done = 0.0
         for track, rows in store.on_tracks(list(sizes)).items():
             for row in rows:
+                if row.end_update == row.start_update:
+                    continue  # an evaluation of a stored state
                 spent += row.seconds
                 done += (row.end_update - row.start_update) * sizes[track]
         if spent > 0 and done > 0:

@@ -66,16 +66,15 @@ def grow(runs: Sequence[Lowered]) -> list[Node]:
         for index, (track, phase, begun) in enumerate(lowered.run.tracks):
             node = nodes.get(track.id)
             if node is None:
-                node = Node(
-                    track, phase, lowered.run, index, begun, lowered.data, lowered.facts, lowered.piece, parent, fork
-                )
+                part = lowered.part(index)
+                node = Node(track, phase, lowered.run, index, begun, part.data, part.facts, part.piece, parent, fork)
                 nodes[track.id] = node
                 (parent.children if parent else roots).append(node)
                 if parent:
                     parent.forks.add(fork)
             if phase.length > node.length:
                 node.length, node.run = phase.length, lowered.run
-            node.piece = min(node.piece, lowered.piece)
+            node.piece = min(node.piece, lowered.part(index).piece)
             node.members.append(member)
             parent, fork = node, phase.length
         if parent:

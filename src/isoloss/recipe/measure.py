@@ -19,11 +19,16 @@ class Observer:
 
     @property
     def id(self) -> str:
-        """Readable and unique, for instance ``window(every=1,length=100)``."""
-        return f"{self.kind}({','.join(f'{k}={self.options[k]}' for k in sorted(self.options))})"
+        """Readable and unique, for instance ``window(every=1,length=100)``; the kind alone without options."""
+        options = ",".join(f"{k}={self.options[k]}" for k in sorted(self.options))
+        return f"{self.kind}({options})" if options else self.kind
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+
+SCHEDULE_FREE = Observer("schedule_free")
+"""x of a Schedule-Free optimizer: part of the trained state, so nothing watches and any stored state supplies it."""
 
 
 @dataclass(frozen=True)

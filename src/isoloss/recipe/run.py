@@ -67,10 +67,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Carry:
-    """What crosses into a phase: ``keep`` or ``reset`` of the optimizer's state and of the data cursor."""
+    """What crosses into a phase: ``keep`` or ``reset`` of the optimizer's state, the data cursor and the output head.
+
+    A head that is reset begins as at the run's start.
+    """
 
     optimizer: str = "keep"
     data: str = "keep"
+    head: str = field(default="keep", metadata={"neutral": "keep"})
 
 
 KEEP = Carry()
@@ -197,5 +201,6 @@ class Run:
 
 def phase_digest(phase: Phase, numerics_digest: str) -> str:
     """Digest of what one phase does, its length left out."""
-    text = f"phase:{SCHEMA}:{phase.rule.digest}:{phase.carry.optimizer}:{phase.carry.data}:{numerics_digest}"
+    head = "" if phase.carry.head == "keep" else f":head={phase.carry.head}"
+    text = f"phase:{SCHEMA}:{phase.rule.digest}:{phase.carry.optimizer}:{phase.carry.data}{head}:{numerics_digest}"
     return hashlib.sha256(text.encode()).hexdigest()

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from isoloss.report import formats
 from isoloss.report.palette import Style
-from isoloss.report.tidy import MEASURES, Json
+from isoloss.report.tidy import MEASURES, Json, baseline_of
 
 BAR_WIDTH, BAR_HEIGHT, BAR_PAD = 150, 20, 8
 _WIDEST = 16.0
@@ -18,6 +18,8 @@ Span = tuple[float, float]
 def rows(result: Json, look: dict[str, Style]) -> list[Json]:
     """One group an arm: the answer over all sizes first, then one row a size."""
     span = domain(result)
+    several = reference(result) is None
+    alone = len({entry["N"] for entry in result["worth"]}) == 1  # one size says what all sizes say
     groups = []
     overall = {entry["arm"]: entry for entry in result["worth_overall"]}
     for arm in result["arms"]:
@@ -29,14 +31,22 @@ def rows(result: Json, look: dict[str, Style]) -> list[Json]:
         groups.append(
             {
                 "arm": name,
+                "against": (entries or [whole])[0].get("reference") if several else None,
                 "line": arm["line"],
                 "style": look[name],
                 "overall": None if whole is None else _worth_row(whole, look[name], span),
                 "trend": None if whole is None else trend(whole.get("trend")),
-                "sizes": [_worth_row(entry, look[name], span) for entry in entries],
+                "note": entries[0].get("note") if alone and whole and entries else None,
+                "sizes": [] if alone and whole else [_worth_row(entry, look[name], span) for entry in entries],
             }
         )
     return groups
+
+
+def reference(result: Json) -> str | None:
+    """The one that all others are compared with, None where there are several."""
+    found = {entry.get("reference") or baseline_of(result) for entry in result["worth"]}
+    return found.pop() if len(found) == 1 else None if found else baseline_of(result)
 
 
 def _worth_row(entry: Json, style: Style, span: Span) -> Json:

@@ -12,13 +12,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from isoloss.report import formats
+from isoloss.report import formats, large_batch
 from isoloss.report.answers import verdict
 from isoloss.report.tidy import MEASURES, Json, tidy
 from isoloss.report.view import view
 
 _TONES = {"better": "green", "worse": "red", "open": "dim italic", "none": "dim italic"}
 MOST_TROUBLES = 5
+MOST_SENTENCES = 2
 
 
 def render(result: Mapping[str, Any], page: str | Path | None = None) -> RenderableType:
@@ -37,6 +38,8 @@ def _parts(whole: Json, seen: Json, page: str | Path | None) -> Iterator[Rendera
         for group in seen["worth"]:
             if group["trend"] and group["trend"]["words"] not in said:
                 yield Text.assemble((group["arm"], "bold"), f": {group['trend']['words']}")
+    if seen["large_batch"]:
+        yield from _batches(seen["large_batch"], said)
     sharing = seen["sharing"]
     if sharing:
         yield Text("")
@@ -69,10 +72,9 @@ def _item(mark: str, sentence: str) -> RenderableType:
 
 
 def _worth(whole: Json, seen: Json) -> Table:
-    baseline = seen["baseline"] or "the baseline"
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left", title_style="",
-        title=Text(f"worth at equal loss: what {baseline} needs, over what the arm used"),
+        title=Text(f"worth at equal loss: what {seen['needs']} needs, over what the arm used"),
     )  # fmt: skip
     table.add_column("arm", overflow="fold", max_width=24)
     for measure in MEASURES:
@@ -80,12 +82,38 @@ def _worth(whole: Json, seen: Json) -> Table:
     overall = {entry["arm"]: entry for entry in whole["worth_overall"]}
     for group in seen["worth"]:
         name = group["arm"]
-        table.add_row(Text(name, style="bold"), *(_cells(overall[name]) if name in overall else ()))
+        title = Text(name, style="bold")
+        if group["against"]:
+            title.append(f"\nagainst {group['against']}", style="not bold dim")
+        table.add_row(title, *(_cells(overall[name]) if name in overall else ()))
         entries = sorted((e for e in whole["worth"] if e["arm"] == name), key=lambda e: e["N"] or 0)
+        if len(entries) == 1 and name in overall:
+            entries = []
         for entry in entries:
             table.add_row(Text(f"  N {formats.short(entry['N'])}", style="dim"), *_cells(entry))
         table.add_section()
     return table
+
+
+def _batches(seen: Json, said: str) -> Iterator[RenderableType]:
+    """The large-batch question: its table, and sentences that the summary has not said."""
+    shown = large_batch.columns(seen)
+    if shown:
+        title, head, rows = shown
+        table = Table(
+            box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left", title_style="",
+            title=Text(title),
+        )  # fmt: skip
+        for name in head:
+            table.add_column(Text(name), overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        yield Padding(table, (1, 0, 0, 0))
+    rest = [sentence for sentence in seen["sentences"] if sentence not in said]
+    for sentence in rest[:MOST_SENTENCES]:
+        yield _item("-", sentence)
+    if len(rest) > MOST_SENTENCES:
+        yield _item("-", f"and {len(rest) - MOST_SENTENCES} more findings, on the page")
 
 
 def _cells(entry: Json) -> list[Text]:

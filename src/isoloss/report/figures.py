@@ -14,17 +14,17 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoloss.report import formats
+from isoloss.report import answers as answer_rows
+from isoloss.report import anytime, formats, large_batch
 from isoloss.report import tree as trees
+from isoloss.report.axes import INK, MUTED, RULE, log_ticks, short_name
 from isoloss.report.palette import Style, styles
 from isoloss.report.tidy import MEASURES, Json, baseline_of, binned, curve_part, done, seed_means, sizes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-INK, MUTED, RULE = "#1c2024", "#5d656d", "#d9dcdf"
 _RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK,
@@ -47,7 +47,7 @@ class Drawn:
 
 def draw_all(result: Json, *, pixels: bool = False) -> dict[str, Drawn]:
     """Name -> figure, for each figure that the result has data for."""
-    return {name: _drawn(size, draw, pixels) for name, (size, draw) in _figures(result).items()}
+    return {name: render(size, draw, pixels) for name, (size, draw) in _figures(result).items()}
 
 
 def save_all(drawn: dict[str, Drawn], folder: Path) -> list[Path]:
@@ -90,13 +90,16 @@ def _figures(result: Json) -> dict[str, tuple[tuple[float, float], Draw]]:
     for index, law in enumerate(result["laws"]):
         if law["curves"]:
             found[law_name(index, law)] = ((9, 4.6), _law(result, law, look))
+    found |= large_batch.figures(result, look)
+    found |= anytime.figures(result, look)
     if result["tree"]:
         lanes = sum(shape.lanes + 1.5 for shape in trees.shapes(result["tree"])[: trees.MOST_SHAPES])
         found["plan"] = ((9, 0.9 + 0.24 * lanes), lambda figure: _tree(figure, result, look))
     return found
 
 
-def _drawn(size: tuple[float, float], draw: Draw, pixels: bool) -> Drawn:
+def render(size: tuple[float, float], draw: Draw, pixels: bool) -> Drawn:
+    """One figure of `size` inches, drawn by `draw`."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -128,26 +131,14 @@ def _worth(figure: Figure, result: Json, look: dict[str, Style]) -> None:
             axes.plot([found["ratio"]], [row], style.marker, color=style.color, markersize=5.5)
         axes.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         axes.set_xscale("log")
-        _log_ticks(axes.xaxis, "{:g}×".format)
+        log_ticks(axes.xaxis, "{:g}×".format)
         axes.set_title(f"{measure} at equal loss")
         axes.grid(axis="y", visible=False)
-    panels[0].set_yticks(range(len(answers)), [f"{_short(e['arm'])}, N {formats.short(e['N'])}" for e in answers])
+    panels[0].set_yticks(range(len(answers)), [f"{short_name(e['arm'])}, N {formats.short(e['N'])}" for e in answers])
     panels[0].set_ylim(len(answers) - 0.4, -0.6)
-    panels[1].set_xlabel(f"what {_short(baseline_of(result) or 'the baseline')} needs, over what the arm used")
-
-
-def _log_ticks(axis: Axis, name: Callable[[float], str], subs: tuple[float, ...] = (1, 1.5, 2, 3, 5, 7)) -> None:
-    """Ticks of a logarithmic axis that carry plain numbers, evenly spaced within a threefold range."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
-    low, high = axis.get_view_interval()
-    if 0 < low < high < 3 * low:
-        marks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        axis.set_major_locator(FixedLocator([mark for mark in marks if low <= mark <= high]))
-    else:
-        axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: name(value)))
+    panels[1].set_xlabel(
+        f"what {short_name(answer_rows.reference(result) or 'its reference')} needs, over what the arm used"
+    )
 
 
 def _curves(figure: Figure, result: Json, look: dict[str, Style]) -> None:
@@ -173,11 +164,7 @@ def _legend(figure: Figure, look: dict[str, Style], arms: list[str]) -> None:
 
     handles = [Line2D([], [], color=look[a].color, marker=look[a].marker, markersize=5, linewidth=1.6) for a in arms]
     if handles:
-        figure.legend(handles, [_short(arm) for arm in arms], loc="outside upper left", ncols=min(5, len(arms)))
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else name[:27] + "…"
+        figure.legend(handles, [short_name(arm) for arm in arms], loc="outside upper left", ncols=min(5, len(arms)))
 
 
 def _final(figure: Figure, result: Json, look: dict[str, Style]) -> None:
@@ -215,10 +202,10 @@ def _name_size(axes: Axes, size: float | None, x: float, y: float) -> None:
 def _loss_axes(axes: Axes, result: Json, kind: str = "validation") -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _log_ticks(axes.xaxis, formats.short, (1, 2, 5))
-    _log_ticks(axes.yaxis, "{:g}".format)
-    axes.set_xlabel(f"D, {_short(result['units']['D'])}")
-    axes.set_ylabel(f"{kind} loss, {_short(result['units']['loss'])}")
+    log_ticks(axes.xaxis, formats.short, (1, 2, 5))
+    log_ticks(axes.yaxis, "{:g}".format)
+    axes.set_xlabel(f"D, {short_name(result['units']['D'])}")
+    axes.set_ylabel(f"{kind} loss, {short_name(result['units']['loss'])}")
 
 
 def _law(result: Json, law: Json, look: dict[str, Style]) -> Draw:
@@ -265,7 +252,7 @@ def _law(result: Json, law: Json, look: dict[str, Style]) -> Draw:
                 markeredgewidth=1.5,
                 label="held out of the fit",
             )
-        axes.set_title(f"{_short(law['arm'])}: {law['formula'][:60]}")
+        axes.set_title(f"{short_name(law['arm'])}: {law['formula'][:60]}")
         _loss_axes(axes, result)
         axes.legend(loc="upper right")
 

@@ -74,6 +74,17 @@ def loss(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.4f}"
 
 
+def measured(mean: float | None, sd: float | None) -> str:
+    """A metric with its standard deviation over seeds: `0.9312 ± 0.0041`."""
+    if mean is None:
+        return ABSENT
+
+    def text(value: float) -> str:
+        return f"{value:.4f}" if abs(mean) < 10 else f"{value:.4g}"
+
+    return text(mean) if sd is None else f"{text(mean)}\u00a0±\u00a0{text(sd)}"
+
+
 def number(value: float | None) -> str:
     """A parameter of a law or a learning rate: four significant digits."""
     return ABSENT if value is None else f"{value:.4g}"

@@ -23,29 +23,41 @@ FAN_REACH = 100.0  # how far beyond the largest scale the forecast fan is drawn
 
 
 def write_law_page(
-    fit: Fit, path: str | Path, draws: Draws | None = None, holdout: Holdout | None = None, level: float = 0.9
+    fit: Fit,
+    path: str | Path,
+    draws: Draws | None = None,
+    holdout: Holdout | None = None,
+    level: float = 0.9,
+    refused: str = "",
 ) -> Path:
     """Write the page of a fit to `path` (a file, or a folder that gets index.html); return the file's path.
 
-    draws give intervals and bands, holdout the held-out section and the calibration of the fan. Raises
-    OSError where the place cannot be written.
+    draws give intervals and bands, holdout the held-out section and the calibration of the fan; refused says why
+    there are no draws. Raises OSError where the place cannot be written.
     """
     target = Path(path)
     if target.suffix != ".html":
         target = target / "index.html"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(render(fit, draws, holdout, level), encoding="utf-8")
+    target.write_text(render(fit, draws, holdout, level, refused), encoding="utf-8")
     return target
 
 
-def render(fit: Fit, draws: Draws | None = None, holdout: Holdout | None = None, level: float = 0.9) -> str:
-    """The page as text."""
+def render(
+    fit: Fit, draws: Draws | None = None, holdout: Holdout | None = None, level: float = 0.9, refused: str = ""
+) -> str:
+    """The page as text; draws that give no interval are left out, and the page says why."""
     from importlib.metadata import version
 
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     from isoloss.report.assets import embed_json, plotly_js
 
+    if draws is not None:
+        try:
+            draws.refuse_unusable()
+        except LawError as error:
+            draws, refused = None, str(error)
     plots: dict[str, Plot] = {}
     figures = []
     for title, caption, group in _figures(fit, draws, holdout, level):
@@ -65,12 +77,13 @@ def render(fit: Fit, draws: Draws | None = None, holdout: Holdout | None = None,
         residual_name={"log": "log residuals", "logit": "logit residuals"}.get(fit.form.space, "residuals"),
         level=f"{level:.0%}",
         quantities=list(_quantities(fit, draws, level)),
-        interval_note=_interval_note(draws),
+        interval_note=_interval_note(draws, level, refused),
+        interval_warnings=draws.notes if draws is not None else [],
         figures=figures,
         held_out=_held_out(holdout),
         choices=_choices(fit),
         sensitivity=_sensitivity(fit),
-        checklist=checklist(fit, holdout),
+        checklist=checklist(fit, holdout, draws, level),
         plots=embed_json(_finite(plots)),
         # A closing script tag inside the library would end the element early.
         plotly_js=plotly_js().replace("</script", "<\\/script"),
@@ -81,27 +94,27 @@ def render(fit: Fit, draws: Draws | None = None, holdout: Holdout | None = None,
 def _quantities(fit: Fit, draws: Draws | None, level: float) -> Iterator[dict[str, str]]:
     for name, value in (fit.parameters | fit.derived).items():
         pinned = name in fit.problem.fixed
-        between = ""
+        between, cut = "", ""
         if draws is not None and not pinned:
-            low, high = draws.interval(name, level)
-            between = f"{low:.5g} to {high:.5g}"
+            found = draws.interval(name, level)
+            between, cut = f"{found.low:.5g} to {found.high:.5g}", found.note
         note = "pinned" if pinned else fit.diagnosis.active.get(name, "")
         meaning = fit.form.parameter(name).meaning if name in fit.form.names else "derived"
         yield {
             "name": name,
             "value": f"{value:.10g}",
             "interval": between,
-            "note": "; ".join(filter(None, (note, meaning))),
+            "note": "; ".join(filter(None, (note, meaning, cut))),
         }
 
 
-def _interval_note(draws: Draws | None) -> str:
+def _interval_note(draws: Draws | None, level: float, refused: str) -> str:
     if draws is None:
-        return "No intervals: none were asked for, or the rows form fewer than three independent clusters."
-    text = f"{len(draws)} {draws.method} resamples of {draws.clusters} clusters by {draws.unit}"
-    if draws.at_bound:
-        text += f"; {draws.at_bound} of them put a parameter at a bound"
-    return text + "."
+        return f"{refused or 'No intervals: none were asked for'}.".replace("no interval:", "No intervals:")
+    return (
+        f"{len(draws)} {draws.method} resamples of {draws.clusters} clusters by {draws.unit}: {draws.failed} failed, "
+        f"{draws.redrawn} drawn again, {draws.at_bound} put a parameter at a bound; {draws.identification(level)}."
+    )
 
 
 def _sensitivity(fit: Fit) -> dict[str, Any]:

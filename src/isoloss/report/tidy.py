@@ -22,6 +22,7 @@ _EDGE: Json = {
     "id": "", "parent": None, "start": 0, "end": 0, "arms": [], "cells": 1, "label": "", "kind": "trunk",
     "reused": False, "tuning": False, "lr": None, "cell": {},
 }  # fmt: skip
+_METRIC: Json = {"arm": "", "N": None, "D": None, "cell": {}, "metric": "", "mean": None, "sd": None, "seeds": 0}
 _LAW: Json = {
     "arm": "", "law": "", "formula": "", "parameters": [], "rows": 0, "holdout": None, "curves": [],
     "warnings": [],
@@ -49,15 +50,17 @@ def tidy(result: Mapping[str, Any]) -> Json:
     Raises ValueError where `result` has another schema or holds what JSON cannot.
     """
     whole = plain(result)
-    for key in ("summary", "arms", "runs", "worth", "worth_overall", "laws", "tree", "caveats"):
+    lists = ("summary", "arms", "runs", "metrics", "worth", "worth_overall", "distances", "anytime", "laws", "tree")
+    for key in (*lists, "caveats"):
         whole[key] = whole.get(key) or []
+    whole["large_batch"] = whole.get("large_batch") or None
     for key in ("provenance", "sharing", "units"):
         whole[key] = whole.get(key) or {}
     for key in ("numerics", "data", "versions"):
         whole["provenance"][key] = whole["provenance"].get(key) or {}
     whole["units"] = {"D": "tokens", "loss": "loss", **whole["units"]}
     whole["study"] = str(whole.get("study") or "study")
-    for key, template in (("runs", _RUN), ("tree", _EDGE), ("laws", _LAW)):
+    for key, template in (("runs", _RUN), ("metrics", _METRIC), ("tree", _EDGE), ("laws", _LAW)):
         whole[key] = [{**template, **entry} for entry in whole[key]]
     for run in whole["runs"]:
         if run["status"] == "done" and run["loss"] is None:
@@ -85,7 +88,7 @@ def _complete_arms(whole: Json) -> None:
         known[arm["name"]] = {"baseline": False, "line": "", **arm}
         known[arm["name"]]["lr"] = arm.get("lr") or []
         known[arm["name"]]["tuning"] = arm.get("tuning")
-    for entry in (*whole["runs"], *whole["worth"], *whole["worth_overall"], *whole["laws"]):
+    for entry in (*whole["runs"], *whole["metrics"], *whole["worth"], *whole["worth_overall"], *whole["laws"]):
         if entry["arm"] not in known:
             known[entry["arm"]] = {
                 "name": entry["arm"],

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from isoloss.report import answers, figures, formats
+from isoloss.recipe import catalogue
+from isoloss.report import answers, anytime, figures, formats, large_batch
 from isoloss.report import tree as trees
 from isoloss.report.palette import Style, styles
 from isoloss.report.tidy import Json, baseline_of, binned, curve_part, done, seed_means, sizes
@@ -26,6 +27,7 @@ def view(result: Json) -> Json:
         "version": str(result.get("isoloss") or ""),
         "command": result.get("command"),
         "baseline": baseline,
+        "needs": answers.reference(result) or "the other",
         "units": result["units"],
         "level": f"{100 * (result.get('level') or 0.95):.3g} %",
         "arms": [
@@ -39,6 +41,9 @@ def view(result: Json) -> Json:
         "facts": _facts(result),
         "worth": answers.rows(result, look),
         "scale": answers.axis(answers.domain(result)),
+        "large_batch": large_batch.view(result, look),
+        "anytime": anytime.view(result),
+        "metrics": _metrics(result, look),
         "laws": [_law(index, law, look) for index, law in enumerate(result["laws"])],
         "tree": trees.draw(result["tree"], look),
         "tree_alt": trees.alt(result["tree"]),
@@ -140,6 +145,54 @@ def sharing(result: Json) -> Json | None:
     }  # fmt: skip
 
 
+def _metrics(result: Json, look: dict[str, Style]) -> Json | None:
+    """The table of metrics: columns by name, one row an arm and size; None where nothing was measured."""
+    names = list(dict.fromkeys(entry["metric"] for entry in result["metrics"]))
+    if not names:
+        return None
+    groups: dict[str, dict[tuple[float, str], Json]] = {}
+    for entry in result["metrics"]:
+        rows = groups.setdefault(entry["arm"], {})
+        row = rows.setdefault(
+            (entry["N"] or 0, str(entry["cell"])),
+            {
+                "size": formats.short(entry["N"]),
+                "N": entry["N"],
+                "length": formats.short(entry["D"]),
+                "found": {},
+            },
+        )
+        row["found"][entry["metric"]] = entry
+    shown = [arm["name"] for arm in result["arms"] if arm["name"] in groups]
+    known = catalogue.names("metric")
+    return {
+        "names": names,
+        "groups": [
+            {
+                "arm": arm,
+                "style": look[arm],
+                "rows": [_metric_row(row, names) for _, row in sorted(groups[arm].items())],
+            }
+            for arm in shown
+        ],
+        "legend": [(name, catalogue.get("metric", name).summary) for name in names if name in known],
+    }
+
+
+def _metric_row(row: Json, names: list[str]) -> Json:
+    seeds = max(entry["seeds"] for entry in row["found"].values())
+    return {**row, "seeds": seeds, "cells": [_metric(row["found"].get(name), seeds) for name in names]}
+
+
+def _metric(entry: Json | None, seeds: int) -> Json:
+    """One cell; a metric that is not defined for every seed says for how many it is."""
+    mean, sd = (entry["mean"], entry["sd"]) if entry else (None, None)
+    partly = f" {entry['seeds']} of {seeds} seeds" if entry and 0 < entry["seeds"] < seeds else ""
+    return {
+        "name": entry["metric"] if entry else "", "value": mean, "text": formats.measured(mean, sd), "partly": partly,
+    }  # fmt: skip
+
+
 def _law(index: int, law: Json, look: dict[str, Style]) -> Json:
     holdout = law["holdout"]
     return {
@@ -183,6 +236,7 @@ def _held(row: Json) -> Json:
 
 def _tuning(arm: Json, style: Style) -> Json:
     rules = {"tuned": "tuned", "between": "between tuned sizes", "given": "given"}
+    rules["transferred"] = "width transfer (muP)"
     tuning = arm["tuning"]
     return {
         "arm": arm["name"],

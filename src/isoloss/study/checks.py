@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from isoloss.recipe import catalogue
+from isoloss.recipe.errors import nearest
 from isoloss.recipe.units import Quantity
 
 TUNED = "tuned"
@@ -13,11 +14,17 @@ TUNED = "tuned"
 
 
 def disagreements(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(dotted path, message) of all that does not fit together; quantities are compared where they can be."""
+    """(dotted path, message) of all that does not fit together; quantities are compared where they can be.
+
+    An item of a list goes by its index.
+    """
     yield from _data_and_model(config)
+    yield from _transfer(config)
     yield from _batch(config)
     yield from _schedule(config)
     yield from _average(config)
+    yield from _metrics(config)
+    yield from _pretrain(config)
 
 
 def _data_and_model(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -44,15 +51,30 @@ def _data_and_model(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"found {evaluation[unit]}, but {source} gives {kind}; allowed: {kind_unit(kind)}",
         )
     if model.get("family") == "gpt":
-        width, head = model["width"], model["head_size"]
+        head = model["head_size"]
         if isinstance(head, int) and head % 2:
             yield "model.head_size", f"found {head}; allowed: an even number (rotary positions turn pairs)"
-        elif isinstance(width, int) and isinstance(head, int) and width % head:
-            low = max(width // head, 1) * head
-            yield (
-                "model.width",
-                f"found {width}; allowed: a multiple of head_size {head} (nearest: {low}, {low + head})",
-            )
+            return
+        for name in ("width", "base_width"):
+            width = model[name]
+            if isinstance(width, int) and isinstance(head, int) and width % head:
+                low = max(width // head, 1) * head
+                yield (
+                    f"model.{name}",
+                    f"found {width}; allowed: a multiple of head_size {head} (nearest: {low}, {low + head})",
+                )
+
+
+def _transfer(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Width transfer needs a base, and an optimizer whose learning rates are known under it."""
+    model, name = config["model"], config["training"]["optimizer"]["name"]
+    if "family" not in model or model.get("parametrisation") != "mup":
+        return
+    if model["base_width"] is None:
+        yield "model.base_width", "missing; allowed: the width that the learning rate is meant for"
+    known = [*catalogue.names("optimizer", "adam"), *catalogue.names("optimizer", "sgd")]
+    if name not in known:
+        yield "model.parametrisation", f"found 'mup' with {name}; allowed with mup: {', '.join(known)}"
 
 
 def kind_unit(kind: str | None) -> str:
@@ -147,7 +169,10 @@ def _schedule(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _average(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    average = config["average"]
+    average, optimizer = config["average"], config["training"]["optimizer"]["name"]
+    if average and optimizer in catalogue.names("optimizer", "averaging"):
+        yield "average", f"found one over {optimizer}, which is evaluated at its own; allowed: null"
+        return
     if average is None or average["kind"] != "window":
         return
     run = amount(config["duration"], config)
@@ -166,6 +191,49 @@ def _average(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "average.every",
             f"found {average['every']}; allowed: a divisor of the length of {average['length']}",
         )
+
+
+def earlier(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the training that a run goes on from, which is one like any other."""
+    given = config["pretrain"]
+    own = {"batch": given["batch"] or config["training"]["batch"], "warmup": given["warmup"], "base_batch": None}
+    own |= {"optimizer": {**config["training"]["optimizer"], "lr": given["lr"]}}
+    return {
+        **config,
+        "data": given["data"],
+        "duration": given["duration"],
+        "schedule": given["schedule"],
+        "training": {**config["training"], **own},
+        "average": None,
+        "pretrain": None,
+    }
+
+
+def _pretrain(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What does not fit in the earlier training."""
+    given = config["pretrain"]
+    if given is None:
+        return
+    if given["head"] == "reset" and given["optimizer"] == "keep":
+        yield (
+            "pretrain.optimizer",
+            "found keep with head: reset, but it has moments of the old head; allowed: reset",
+        )
+    before = earlier(config)
+    for path, message in (*_data_and_model(before), *_schedule(before)):
+        own = path.removeprefix("training.")
+        if own.startswith(("data.", "schedule.", "warmup")):
+            yield f"pretrain.{own}", message
+
+
+def _metrics(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Metrics of the built-in tasks; those of a user's own are known once its code is loaded."""
+    known = catalogue.names("metric")
+    if config["task"] not in catalogue.names("task"):
+        return
+    for index, name in enumerate(config["evaluation"]["metrics"]):
+        if name not in known:
+            yield f"evaluation.metrics.{index}", f"found {name!r}; allowed: {', '.join(known)}{nearest(name, known)}"
 
 
 def amount(text: str | None, config: dict[str, Any], unit: str | None = None) -> tuple[float, str] | None:

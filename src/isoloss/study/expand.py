@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -65,7 +65,7 @@ def configure(raw: dict[str, Any], problems: Problems, arm: str, values: dict[st
         if path not in values:
             _set(config, path, TUNED)
     for path, message in disagreements(config):
-        problems.add(expansion.place(arm, tuple(path.split("."))), message)
+        problems.add(expansion.place(arm, _parts(path)), message)
     problems.raise_if_any()
     return config
 
@@ -73,7 +73,8 @@ def configure(raw: dict[str, Any], problems: Problems, arm: str, values: dict[st
 class Expansion(Parts):
     """A study file and what it comes to; ``build`` fills the fields.
 
-    ``grid`` and ``tune``: canonical values by dotted path; ``at``: complete coordinates of the tuning points.
+    ``grid`` and ``tune``: canonical values by dotted path; ``rows``: those that belong to one run, where paths move
+    together; ``at``: complete coordinates of the tuning points.
     ``cells``: (arm, coordinates, config, whether it is the baseline's extra duration).
     """
 
@@ -87,6 +88,7 @@ class Expansion(Parts):
         self.tune: dict[str, tuple[Any, ...]] = {}
         self.at: tuple[dict[str, Any], ...] = ()
         self.rule = "nearest"
+        self.rows: list[dict[str, Any]] = []
         self.cells: list[tuple[str, dict[str, Any], dict[str, Any], bool]] = []
         self._missing: dict[Path, dict[str, str]] = {}
         self._nowhere: dict[str, bool] = {}
@@ -95,7 +97,7 @@ class Expansion(Parts):
 
     def build(self) -> Expansion:
         """Check and expand everything; any mistake ends in a StudyError with all that were found."""
-        count = len(self.arms) * math.prod(map(len, self.swept.values()))
+        count = len(self.arms) * self._combinations(self.swept)
         if count > MOST_CELLS:
             message = f"found {count} runs ({len(self.arms)} arms times the grid); allowed: at most {MOST_CELLS}"
             self.problems.add(("grid",), message)
@@ -107,6 +109,7 @@ class Expansion(Parts):
         first = next(iter(variants.values()))[0]
         self.grid = {path: tuple(map(first.leaves[path].check, values)) for path, values in self.swept.items()}
         self.tune = {path: tuple(map(first.leaves[path].check, values)) for path, values in self.tuned.items()}
+        self.rows = [{path: first.leaves[path].check(value) for path, value in row.items()} for row in self.together]
         self._longer_baseline()
         self._tuning(first)
         self.problems.raise_if_any()
@@ -170,6 +173,8 @@ class Expansion(Parts):
             return
         for combination in product(*names.values()):
             chosen = dict(zip(names, combination, strict=True))
+            if not any(all(chosen.get(p, v) == v for p, v in row.items()) for row in self.together or [{}]):
+                continue
             variant = written
             for path, value in chosen.items():
                 variant = merge(CONFIG, variant, nested(path, value))
@@ -231,9 +236,29 @@ class Expansion(Parts):
 
     # all arms
 
+    def _combinations(self, lists: Mapping[str, Sequence[Any]]) -> int:
+        """How many runs ``lists`` of values by path are, at most."""
+        free = math.prod(len(values) for path, values in lists.items() if path not in self.linked)
+        return free * max(1, len(self.together))
+
+    def _places(self, lists: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+        """Coordinates: values of ``lists`` crossed, but of paths that move together only what belongs together."""
+        free = {path: values for path, values in lists.items() if path not in self.linked}
+        rows = [row for row in self.rows if all(value in lists[path] for path, value in row.items())]
+        for row in rows if self.rows else [{}]:
+            for values in product(*free.values()):
+                place = row | dict(zip(free, values, strict=True))
+                yield {path: place[path] for path in lists}
+
     def _longer_baseline(self) -> None:
         """Make ``extra`` the canonical text of a duration, or None."""
         given, axis = self.extra, self.grid.get("duration")
+        if "duration" in self.linked:
+            if given is not None and given is not UNSAID:
+                message = f"found {given}, but grid.together sweeps duration; allowed: none"
+                self.problems.add(("baseline", "extra"), message)
+            self.extra = None
+            return
         if given is None or (given is UNSAID and axis is None):
             self.extra = None
             return
@@ -255,7 +280,9 @@ class Expansion(Parts):
         """Complete the tuning points and the rule between them."""
         if not self.tune:
             return
-        axes = {path: _where_unnamed(path, values) for path, values in self.grid.items()}
+        axes = {
+            path: values if path in self.linked else _where_unnamed(path, values) for path, values in self.grid.items()
+        }
         for path, listed in self.points.items():
             place: Path = ("tune", "at", path)
             if path not in self.grid:
@@ -267,11 +294,11 @@ class Expansion(Parts):
                 known = ", ".join(map(show, self.grid[path]))
                 self.problems.add(place, f"found {show(values)}; allowed: values of grid.{path}: {known}")
             axes[path] = tuple(values)
-        count = math.prod(map(len, (*axes.values(), *self.tune.values()))) * len(self.arms)
+        count = self._combinations(axes) * math.prod(map(len, self.tune.values())) * len(self.arms)
         if count > MOST_CELLS:
             self.problems.add(("tune",), f"found {count} runs to tune with; allowed: at most {MOST_CELLS}")
             return
-        self.at = tuple(dict(zip(axes, values, strict=True)) for values in product(*axes.values()))
+        self.at = tuple(self._places(axes))
         candidates = [value for values in self.tune.values() for value in values]
         numeric = all(isinstance(value, (int, float)) and value > 0 for value in candidates)
         if self.between == "loglinear" and not (numeric and True not in candidates):
@@ -302,14 +329,13 @@ class Expansion(Parts):
                 grids.append((self.swept | {"duration": [self.extra]}, True))
             for (wanted, extra), variant in product(grids, found):
                 # a swept name is one value here; the variants together have them all
-                lists = [
-                    [variant.chosen[path]]
+                lists = {
+                    path: [variant.chosen[path]]
                     if path in variant.chosen
                     else [variant.leaves[path].check(value) for value in values]
                     for path, values in wanted.items()
-                ]
-                for combination in product(*lists):
-                    coordinates = dict(zip(wanted, combination, strict=True))
+                }
+                for coordinates in self._places(lists):
                     config = variant.at(coordinates)
                     self._check(arm, config, coordinates)
                     self.cells.append((arm, coordinates, config, extra))
@@ -320,7 +346,7 @@ class Expansion(Parts):
             if (arm, path) in self._told:
                 continue
             self._told.add((arm, path))
-            place = self.place(arm, tuple(path.split(".")))
+            place = self.place(arm, _parts(path))
             if place == ("grid", path) and coordinates[path] in self.grid[path]:
                 place = (*place, self.grid[path].index(coordinates[path]))
             self._disagreed.setdefault((place, message), {})[arm] = None
@@ -330,6 +356,10 @@ class Expansion(Parts):
             some = place[:1] != ("arms",) and len(arms) < len(self.arms)
             where = f" (arm {', '.join(map(repr, arms))})" if some else ""
             self.problems.add(place, message + where)
+
+
+def _parts(path: str) -> Path:
+    return tuple(int(part) if part.isdigit() else part for part in path.split("."))
 
 
 def _has(written: dict[str, Any], path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ from isoloss.recipe.units import BATCH, DURATION, SIZE, Quantity
 from isoloss.study.problems import show
 
 REFERENCE = "package.module:attribute"
+
+_METRIC = re.compile(r"[A-Za-z]\w{0,59}")
+_COLUMNS = ("arm", "N", "D", "S", "C", "lr", "loss", "bits_per_byte", "status", "root", "key", "message", "duration",
+            "seed", "task", "distance")  # fmt: skip
+"""Names that a table of results has already; those that end with _a are of part A."""
 
 ABSENT: dict[str, Any] = {"absent": True}
 """Marks a field that is always there in the resolved config, but that a study may not write."""
@@ -86,6 +92,24 @@ def _name(kind: str) -> Callable[[str], str]:
     return check
 
 
+def _metric(value: str) -> str:
+    """A metric of the catalogue, or one that a task of the user's own measures: that is told where tasks are known."""
+    if _METRIC.fullmatch(value) and not value.endswith("_a") and value not in _COLUMNS:
+        return value
+    known = catalogue.names("metric")
+    why = ", which is always measured" if value == "loss" else ""
+    message = f"found {show(value)}{why}; allowed: {', '.join(known)}, or a task's own{nearest(value, known)}"
+    raise PydanticCustomError("told", "{message}", {"message": message})
+
+
+def _each_once(values: list[str]) -> list[str]:
+    twice = next((value for index, value in enumerate(values) if value in values[:index]), None)
+    if twice is not None:
+        message = f"found {show(twice)} twice; allowed: each once"
+        raise PydanticCustomError("told", "{message}", {"message": message})
+    return values
+
+
 def _moment(value: Any) -> str:
     return value if value == "end" else _quantity(DURATION, positive=True)(value)
 
@@ -132,6 +156,10 @@ Moment = Annotated[Any, AfterValidator(_moment), Allowed(f"end, or a number and 
 Paths = Annotated[Any, AfterValidator(_paths), Allowed("a path or a list of paths")]
 Drops = Annotated[Any, AfterValidator(_drops), Allowed("a list of {at: duration, factor: number in (0, 1]}")]
 TaskName = Annotated[str, AfterValidator(_name("task")), Allowed(f"{', '.join(catalogue.names('task'))}, {REFERENCE}")]
+MetricName = Annotated[
+    str, AfterValidator(_metric), Allowed(f"one of {', '.join(catalogue.names('metric'))}, or a task's own")
+]
+Metrics = Annotated[list[MetricName], AfterValidator(_each_once)]
 Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
 
 

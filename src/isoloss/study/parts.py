@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from typing import Any
 
 from isoloss.recipe.errors import nearest
@@ -11,8 +12,12 @@ from isoloss.study.resolve import resolve
 from isoloss.study.schema import CONFIG, CONFIG_KEYS, TOP_LEVEL, Baseline, Head, Node, Tuning
 
 MOST_ARMS = 2_000
+MOST_ROWS = 10_000
 ONLY_ARM = "base"
 """Name of the one arm of a study that writes none."""
+
+TOGETHER = "together"
+"""The key of a grid whose paths move together."""
 
 UNSAID: Any = object()
 """Stands for a key that was not written, where null means something else."""
@@ -27,8 +32,8 @@ _EXAMPLE = {
 class Parts:
     """Reads the parts of ``raw``; mistakes go to ``problems``.
 
-    ``arms``: overrides by name. ``swept`` and ``tuned``: lists as written by dotted path; ``points``: those
-    of ``tune.at``. ``extra``: the longer duration of the baseline, None for none, UNSAID for the default.
+    ``arms``: overrides by name. ``swept`` and ``tuned``: lists as written by dotted path; ``together``: which values
+    of some swept paths belong to one run, all others are crossed; ``points``: those of ``tune.at``. ``extra``: the longer duration of the baseline, None for none, UNSAID for the default.
     ``slips``: how many of the mistakes leave the rest readable.
     """
 
@@ -46,13 +51,19 @@ class Parts:
         resolve(CONFIG, self.base, (), self._tell_written)
         self.slips = problems.count - before
         self.arms = self._arms()
-        self.swept = self._lists("grid", ())
+        self.swept = self._lists("grid", (TOGETHER,))
+        self.together = self._together()
         self.tuned = self._lists("tune", ("at", *Tuning.model_fields))
         self.between: str | None = None
         self.points = self._tuning_points()
         self.extra: Any = UNSAID
         self.baseline = self._baseline()
         self._overlaps()
+
+    @property
+    def linked(self) -> tuple[str, ...]:
+        """The paths that move together."""
+        return tuple(self.together[0]) if self.together else ()
 
     def place(self, arm: str, path: Path) -> Path:
         """Where in the file the value at ``path`` of an arm's config was written."""
@@ -120,6 +131,36 @@ class Parts:
             else:
                 lists[path] = values
         return lists
+
+    def _together(self) -> list[dict[str, Any]]:
+        """The rows of `grid.together`, lists in a row multiplied out; their values join ``swept``."""
+        grid = self.raw.get("grid")
+        if not isinstance(grid, dict) or TOGETHER not in grid:
+            return []
+        given, place = grid[TOGETHER], ("grid", TOGETHER)
+        allowed = "a list of mappings with the same dotted paths, as [{model.width: 32, model.depth: 2}]"
+        if not (isinstance(given, list) and given and all(isinstance(row, dict) and row for row in given)):
+            self.problems.add(place, f"found {show(given)}; allowed: {allowed}")
+            return []
+        rows: list[dict[str, Any]] = []
+        for index, row in enumerate(given):
+            if row.keys() != given[0].keys():
+                self.problems.add((*place, index), f"found {show(list(row))}; allowed: {allowed}")
+                continue
+            listed = [value if isinstance(value, list) else [value] for value in row.values()]
+            rows += [dict(zip(row, values, strict=True)) for values in product(*listed)]
+        if len(rows) > MOST_ROWS or not rows:
+            self.problems.add(place, f"found {len(rows)} runs; allowed: 1 to {MOST_ROWS}")
+            return []
+        for path in rows[0]:
+            if path in self.swept:
+                self.problems.add((*place, 0, path), "found a value that grid sweeps too; allowed: one of them")
+            values: list[Any] = []
+            for row in rows:
+                if row[path] not in values:
+                    values.append(row[path])
+            self.swept[path] = values
+        return rows
 
     def _tuning_points(self) -> dict[str, list[Any]]:
         given = self.raw.get("tune")

@@ -15,13 +15,14 @@ from isoloss.study.schema import (
     Average,
     Baseline,
     Checkpoint,
-    Cooldown,
     Data,
     Distance,
     Evaluation,
     Head,
     LocalSGD,
     OwnShape,
+    PowerCooldown,
+    Pretrain,
     Roughness,
     Run,
     Seeds,
@@ -64,11 +65,20 @@ key by key. Where it changes a name (`data.source`, `model.family`, `training.op
 Dotted paths with lists of values; every arm is run at every combination. A path must be a single value that
 every arm has, and that no arm sets itself. Names may be swept too (`training.optimizer.name: [adamw, sgd]`).
 
+Under `together`, paths that move together: a list of mappings with the same paths, each the values of one run, or
+lists of values that are crossed within the mapping. All else in the grid is crossed with them.
+
+    grid:
+      together:
+        - {{model.width: 32, model.depth: 2, duration: [400 updates, 800 updates]}}
+        - {{model.width: 64, model.depth: 4, duration: [900 updates, 1800 updates]}}
+      seed: [0, 1, 2]
+
 ## tune
 
 Dotted paths in {", ".join(TUNABLE)} with lists of candidates, the same for every arm. `at` says
 where: dotted paths with a value or a list of values. On an axis of the grid that `at` leaves out, tuning
-takes the smallest seed, the shortest duration, and all values of any other.
+takes the smallest seed, the shortest duration, and all values of any other or of what moves together.
 """
 
 _BASELINE = """\
@@ -130,9 +140,10 @@ def _config() -> Iterator[str]:
     yield (
         f"Null, or a mapping after {trunks}.\n`shape` is one of {decays}\n(default one_minus_sqrt), or "
         f"`{REFERENCE}`. Of `fraction` and `length` one may be given; a fraction of\n"
-        f"{COOLDOWN_FRACTION} if neither is. For exponential, `final` is above 0 and 0.1 by default.\n"
+        f"{COOLDOWN_FRACTION} if neither is. For exponential, `final` is above 0 and 0.1 by default; power has its "
+        "`exponent` a.\n"
     )
-    yield from _table(Cooldown)
+    yield from _table(PowerCooldown)
     yield "## average\n"
     yield (
         "Null, or a mapping whose `kind` is one of the names below. An average only watches the training. For models "
@@ -152,6 +163,12 @@ def _config() -> Iterator[str]:
     yield from _table(Distance)
     yield f"### evaluation.roughness\n\nNull, or a mapping. {Roughness.__doc__}\n"
     yield from _table(Roughness)
+    yield f"## pretrain\n\nNull, or a mapping. {Pretrain.__doc__}\n"
+    yield (
+        "`data` and `schedule` are as above, for the earlier training; its `data.context` is that of the run.\n"
+        "All other settings are those of `training`. D and S of a run count what comes behind it.\n"
+    )
+    yield from _table(Pretrain)
     yield "## checkpoint\n"
     yield from _table(Checkpoint)
 

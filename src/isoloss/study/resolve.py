@@ -257,6 +257,12 @@ def complete(config: dict[str, Any]) -> None:
     if evaluation["tokens"] is None and evaluation["samples"] is None:
         default = EVALUATION_SAMPLES if classes else EVALUATION_TOKENS
         evaluation["samples" if classes else "tokens"] = default
-    cooldown = config["schedule"]["cooldown"]
-    if cooldown and cooldown["fraction"] is None and cooldown["length"] is None:
-        cooldown["fraction"] = COOLDOWN_FRACTION
+    if evaluation["metrics"] is None:
+        evaluation["metrics"] = ["accuracy"] if config["task"] == "classification" else []
+    earlier = config["pretrain"]
+    if earlier and earlier["data"]["context"] is None:
+        earlier["data"]["context"] = config["data"]["context"]
+    for part in (config, earlier):
+        cooldown = part["schedule"]["cooldown"] if part else None
+        if cooldown and cooldown["fraction"] is None and cooldown["length"] is None:
+            cooldown["fraction"] = COOLDOWN_FRACTION

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from isoloss.methods.rules import DECAY_RULES, EPS_RULES, LR_SCALINGS, MOMENTUM_RULES
 from isoloss.recipe import catalogue
 from isoloss.recipe.references import is_reference
 from isoloss.study.fields import (
@@ -16,6 +17,7 @@ from isoloss.study.fields import (
     Duration,
     DurationFromZero,
     Free,
+    Metrics,
     Moment,
     Section,
     Seed,
@@ -74,6 +76,69 @@ class Training(Section):
     )
     compile: bool = Field(False, description="use torch.compile")
     decay_only_matrices: bool = Field(True, description="no weight decay on embeddings, gains and biases")
+    base_batch: Batch | None = Field(
+        None, description="batch that the numbers of the study are for: they are adapted to `batch`; null: no change"
+    )
+    lr_scaling: Literal[LR_SCALINGS] = Field(  # type: ignore[valid-type]
+        "none", description="learning rate at the batch ratio r = batch / base_batch: 1, sqrt(r) or r times; legw: sqrt"
+    )
+    regime: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="stretch of all durations by r^regime: 0 keeps the samples, 1 the updates"
+    )
+    momentum_rule: Literal[MOMENTUM_RULES] = Field(  # type: ignore[valid-type]
+        "keep", description="momentum (betas) at the batch ratio"
+    )
+    decay_rule: Literal[DECAY_RULES] = Field(  # type: ignore[valid-type]
+        "keep", description="weight decay at the batch ratio"
+    )
+    eps_rule: Literal[EPS_RULES] = Field("keep", description="Adam's eps at the batch ratio")  # type: ignore[valid-type]
+    ghost_size: Annotated[Whole, Field(ge=1, le=2**31 - 1)] | None = Field(
+        None, description="Ghost BatchNorm: samples whose statistics belong together; null: the micro-batch"
+    )
+    ghost_running: Literal["sequential", "averaged"] = Field(
+        "sequential", description="running statistics: one update a ghost, or one with the mean over ghosts"
+    )
+    ghost_grouping: Literal["consecutive", "strided"] = Field(
+        "consecutive", description="which samples make a ghost: neighbours, or every K-th (quicker)"
+    )
+
+
+class Pretrain(Section):
+    """Earlier training on other data that a run goes on from; runs with the same one share it."""
+
+    duration: Duration = Field(description="how long it is")
+    lr: Annotated[float, Field(gt=0, le=100)] = Field(description="its peak learning rate")
+    batch: Batch | None = Field(None, description="what one update sees; null: as training.batch")
+    warmup: DurationFromZero = Field("0 updates", description="linear rise of its learning rate")
+    optimizer: Literal["reset", "keep"] = Field("reset", description="the optimizer's state, when the run goes on")
+    head: Literal["keep", "reset"] = Field(
+        "keep", description="the output head, when the run goes on; reset: as at first"
+    )
+
+
+class LocalSGD(Section):
+    """Every micro-batch is a worker that takes its own steps; their parameters are averaged now and then."""
+
+    every: Annotated[Whole, Field(ge=1, le=10**9)] = Field(description="updates from one averaging to the next")
+    begin: Duration | None = Field(None, description="where it is switched on; null: at the run's start")
+    slow_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="momentum of the averages")
+    slow_lr: Annotated[float, Field(gt=0, le=100)] = Field(1.0, description="step of the averages")
+
+
+class Distance(Section):
+    """How far the weights are from where they began, at log-spaced updates."""
+
+    per_decade: Annotated[Whole, Field(ge=1, le=100)] = Field(8, description="moments in a decade of updates")
+    tensors: bool = Field(False, description="also for each tensor by itself")
+
+
+class Roughness(Section):
+    """Spread of the loss at given distances from the final weights, along random directions."""
+
+    distances: list[Annotated[float, Field(gt=0)]] = Field(
+        [0.5, 1.0, 2.0, 4.0, 8.0], min_length=1, description="distances, in the norm of all weights together"
+    )
+    directions: Annotated[Whole, Field(ge=1, le=10_000)] = Field(16, description="number of directions")
 
 
 class Shape(Section):
@@ -109,10 +174,24 @@ class ExponentialCooldown(Cooldown):
     final: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="fraction of where it began")
 
 
+class PowerCooldown(Cooldown):
+    """1 - x^a has its a."""
+
+    exponent: Annotated[float, Field(gt=0, le=100)] = Field(0.5, description="a of 1 - x^a, for power alone")
+
+
 class OwnCooldown(Cooldown):
     """A cooldown whose form is the user's own."""
 
     version: str | int | None = Field(None, description="stands for the code in every key")
+
+
+class Average(Section):
+    """What every average takes."""
+
+    refresh: Annotated[Whole, Field(ge=1, le=1_000_000)] = Field(
+        32, description="training batches that estimate running statistics (BatchNorm) anew; no others are read"
+    )
 
 
 class Evaluation(Section):
@@ -126,6 +205,12 @@ class Evaluation(Section):
     )
     every: Duration | None = Field(None, description="further evaluations along the run; null: none")
     at: list[Moment] = Field(["end"], min_length=1, description="moments of evaluation")
+    select: Literal["end", "best"] = Field(
+        "end", description="what is judged: the end, or the evaluation with the lowest loss on part A (early stopping)"
+    )
+    metrics: Metrics | None = Field(
+        None, description="measured beside the loss; null: [accuracy] for classification, else none"
+    )
 
 
 class Checkpoint(Section):
@@ -205,7 +290,8 @@ class Choice:
 
 def cooldown_model(name: str) -> type[Section]:
     """The model of a built-in cooldown form."""
-    return ExponentialCooldown if name == "exponential" else Cooldown
+    own: dict[str, type[Section]] = {"exponential": ExponentialCooldown, "power": PowerCooldown}
+    return own.get(name, Cooldown)
 
 
 @dataclass(frozen=True)
@@ -226,36 +312,57 @@ class Node:
 
 SEEDS = Node(Seeds)
 
+DATA = Node(choice=Choice("data", "source", None, Data, OwnData, common=("context", "size", "tokenizer")))
+
+SCHEDULE = Node(
+    choice=Choice("schedule", "shape", "constant", Shape, OwnShape),
+    children={
+        "cooldown": Node(
+            choice=Choice(
+                "schedule",
+                "shape",
+                "one_minus_sqrt",
+                Cooldown,
+                OwnCooldown,
+                tag="decay",
+                common=("fraction", "length"),
+            ),
+            optional=True,
+            exclusive=("fraction", "length"),
+        )
+    },
+)
+
 CONFIG = Node(
     Run,
     either={"seed": SEEDS},
     children={
-        "data": Node(choice=Choice("data", "source", None, Data, OwnData, common=("context", "size", "tokenizer"))),
+        "data": DATA,
         "model": Node(choice=Choice("model", "family", "gpt", Section, Free, own_key="name")),
         "training": Node(
             Training,
-            children={"optimizer": Node(choice=Choice("optimizer", "name", "adamw", Section, Free))},
-        ),
-        "schedule": Node(
-            choice=Choice("schedule", "shape", "constant", Shape, OwnShape),
             children={
-                "cooldown": Node(
+                "optimizer": Node(choice=Choice("optimizer", "name", "adamw", Section, Free)),
+                "extrapolate": Node(
                     choice=Choice(
-                        "schedule",
-                        "shape",
-                        "one_minus_sqrt",
-                        Cooldown,
-                        OwnCooldown,
-                        tag="decay",
-                        common=("fraction", "length"),
+                        "extrapolate", "direction", "local", common=("size", "scale", "nesterov", "begin", "end")
                     ),
                     optional=True,
-                    exclusive=("fraction", "length"),
-                )
+                ),
+                "sharpness": Node(
+                    choice=Choice("sharpness", "method", "sam", common=("direction", "interval", "begin", "end")),
+                    optional=True,
+                ),
+                "local_sgd": Node(LocalSGD, optional=True),
             },
         ),
-        "average": Node(choice=Choice("average", "kind", None), optional=True),
-        "evaluation": Node(Evaluation),
+        "pretrain": Node(Pretrain, children={"data": DATA, "schedule": SCHEDULE}, optional=True),
+        "schedule": SCHEDULE,
+        "average": Node(choice=Choice("average", "kind", None, Average, common=("refresh",)), optional=True),
+        "evaluation": Node(
+            Evaluation,
+            children={"distance": Node(Distance, optional=True), "roughness": Node(Roughness, optional=True)},
+        ),
         "checkpoint": Node(Checkpoint),
     },
 )

@@ -64,6 +64,8 @@ class Study:
     laws: tuple[str, ...]
     holdout: str | None
     raw: dict[str, Any]
+    linked: tuple[str, ...] = ()
+    """Paths of the grid that move together; the others are crossed."""
 
     def arm(self, name: str) -> Arm:
         """The arm of that name; StudyError with the allowed names."""
@@ -160,4 +162,5 @@ def _made(raw: Any, name: str, path: Path | None, text: str | None, lines: dict[
         laws=tuple(dict.fromkeys(done.head["laws"])),
         holdout=done.head["holdout"],
         raw=raw,
+        linked=done.linked,
     )

@@ -106,6 +106,13 @@ METRICS = ("ece", "rms_calibration_error", "brier", "auroc")
 """Keys of `summary`."""
 
 
+def judged(p: Tensor, y: Tensor) -> dict[str, float]:
+    """`summary` and the accuracy; NaN throughout where a probability is not finite, as behind a divergence."""
+    if not bool(p.isfinite().all()):
+        return dict.fromkeys(("accuracy", *METRICS), math.nan)
+    return {"accuracy": y.double().mean().item(), **summary(p, y)}
+
+
 def summarise(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """`summary` of the most likely classes: logits (..., classes), labels (...)."""
     return summary(*top(logits, labels))

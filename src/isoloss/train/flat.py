@@ -1,12 +1,13 @@
 """All trained parameters as one fp32 vector: one call casts, clips, decays or copies them all.
 
-Parameters that get weight decay come first, so that an elementwise optimizer sees two tensors instead of
-dozens. By name they appear only where they are stored.
+Parameters that are treated alike lie side by side, those with weight decay first, so that an elementwise optimizer
+sees two tensors instead of dozens. By name they appear only where they are stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,27 +15,54 @@ from torch import Tensor, nn
 from isoloss.models import decayed
 
 
+@dataclass(frozen=True)
+class Group:
+    """How an optimizer treats some parameters."""
+
+    decays: bool
+    factor: float = 1.0
+    """Of the learning rate (width transfer)."""
+    hidden: bool = False
+    """Whether they are hidden matrices (Muon's)."""
+
+
 class FlatLayout:
     """Names, shapes and places of a model's parameters in the flat vector.
 
-    ``everywhere``: weight decay on every parameter, not only where ``models.decayed`` says it belongs.
+    ``everywhere``: weight decay on every parameter, not only where ``models.decayed`` says it belongs. ``factors``
+    of the learning rate by name, 1 where there is none; ``hidden``: names of hidden matrices.
     """
 
-    def __init__(self, model: nn.Module, *, everywhere: bool = False) -> None:
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        with_decay = [(n, p) for n, p in named if everywhere or decayed(n, p)]
-        without = [(n, p) for n, p in named if not (everywhere or decayed(n, p))]
-        self.names = [n for n, _ in with_decay + without]
-        self.shapes = [tuple(p.shape) for _, p in with_decay + without]
-        self.sizes = [p.numel() for _, p in with_decay + without]
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        everywhere: bool = False,
+        factors: Mapping[str, float] | None = None,
+        hidden: Container[str] = (),
+    ) -> None:
+        members: dict[Group, list[tuple[str, nn.Parameter]]] = {}
+        for name, p in model.named_parameters():
+            if p.requires_grad:
+                group = Group(everywhere or decayed(name, p), (factors or {}).get(name, 1.0), name in hidden)
+                members.setdefault(group, []).append((name, p))
+        members = {group: members[group] for group in sorted(members, key=lambda group: not group.decays)}
+        placed = [each for listed in members.values() for each in listed]
+        self.names = [n for n, _ in placed]
+        self.shapes = [tuple(p.shape) for _, p in placed]
+        self.sizes = [p.numel() for _, p in placed]
         self.total = sum(self.sizes)
-        self.split = sum(p.numel() for _, p in with_decay)
-        """Elements before this place get weight decay."""
+        self._counts = {group: len(listed) for group, listed in members.items()}
 
-    def groups(self, flat: Tensor) -> list[tuple[Tensor, bool]]:
-        """The (part, gets decay) of ``flat`` that are not empty; they share its memory."""
-        parts = [(flat[: self.split], True), (flat[self.split :], False)]
-        return [(part, decay) for part, decay in parts if part.numel()]
+    def groups(self, flat: Tensor) -> list[tuple[Group, Tensor, list[Tensor]]]:
+        """(group, its part of ``flat``, views of that by parameter) in the order of the vector."""
+        found, views, begin, place = [], self.views(flat), 0, 0
+        for group, count in self._counts.items():
+            mine = views[place : place + count]
+            end = begin + sum(view.numel() for view in mine)
+            found.append((group, flat[begin:end], mine))
+            begin, place = end, place + count
+        return found
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """One view a parameter, in the order of ``names``."""

@@ -17,6 +17,7 @@ from isoloss.methods import schedules
 from isoloss.methods.extrapolation import Extrapolation
 from isoloss.methods.gradient_norm import global_norm
 from isoloss.methods.local_sgd import LocalSGD
+from isoloss.methods.muon import hidden_matrices
 from isoloss.recipe.errors import StudyError
 from isoloss.recipe.references import is_reference, load
 from isoloss.recipe.run import LR, Phase, Start
@@ -82,7 +83,12 @@ class Trainer:
         self.task = tasks.build(self.rule.task["name"])
         self.precision = str(numerics["precision"])
         self.model = self.make_model()
-        self.parameters = FlatLayout(self.model, everywhere=self.rule.optimizer.get("decay") == "all")
+        self.parameters = FlatLayout(
+            self.model,
+            everywhere=self.rule.optimizer.get("decay") == "all",
+            factors=self._factors(),
+            hidden=hidden_matrices(self.model) if self.rule.optimizer["name"] in optimizers.BY_MATRIX else (),
+        )
         self.weights = torch.empty(self.parameters.total)
         self.gradient = torch.zeros(self.parameters.total)
         for name, value in self.model.named_parameters():
@@ -121,6 +127,22 @@ class Trainer:
         )
         return wrappers.prepared(model, self.rule.methods)
 
+    def _factors(self) -> dict[str, float]:
+        """Factors of the learning rate by name under width transfer."""
+        rules = models.transfer(
+            self.model,
+            self.start.model["spec"],
+            vocabulary=self.source.vocabulary,
+            context=self.context,
+            shape=self.start.model.get("shape"),
+        )
+        column = optimizers.column(str(self.rule.optimizer["name"])) if rules else ""
+        return {name: rule.lr(column) for name, rule in rules.items()}
+
+    def average(self) -> Tensor:
+        """The flat weights that a Schedule-Free optimizer is evaluated at; nothing of the training changes."""
+        return optimizers.average(self.optimizer)
+
     def buffers(self) -> dict[str, Tensor]:
         """Persistent buffers by name (running statistics and the like)."""
         kept = self.model.state_dict().keys()
@@ -150,6 +172,9 @@ class Trainer:
     def load(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, entering: bool, phase: Phase) -> None:
         """Continue from a stored state; ``entering`` means that the phase begins here and its carry applies."""
         named = {name[6:]: value for name, value in tensors.items() if name.startswith("model/")}
+        if entering and phase.carry.head == "reset":
+            fresh = dict(self.parameters.named(self.weights))  # still as initialised
+            named |= {name: fresh[name].clone() for name in named if models.in_head(name)}
         self.weights.copy_(self.parameters.gather(named))
         if self.low is not None:
             self.low.copy_(self.weights)
@@ -157,7 +182,7 @@ class Trainer:
             value.copy_(tensors[f"buffer/{name}"])
         self.update, self.samples, self.first_loss = meta["update"], meta["samples"], meta["first_loss"]
         if entering and phase.carry.data == "reset":
-            self.samples = 0
+            self.samples, self.first_loss = 0, None
         if not (entering and phase.carry.optimizer == "reset"):
             stored = {name[10:]: value for name, value in tensors.items() if name.startswith("optimizer/")}
             # A wrapper's memory ends with it: another one, or none, begins with the base's state alone.
@@ -169,11 +194,11 @@ class Trainer:
         rule = self.rule
         batch = tasks.tensors(self.source.batch(int(rule.seeds["data"]), self.samples, rule.batch, self.context))
         lr = learning_rate(rule.lr, offset)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        optimizers.set_lr(self.optimizer, lr)
         if self.wrapper is None:
             loss, count, micro = self._gradient(batch)
-            norm = self._limit(loss, count)
+            self._judge(loss)
+            norm = self._limit(count)
             self.optimizer.step()
         else:
             loss, norm = self._wrapped(self.wrapper, batch)
@@ -184,15 +209,20 @@ class Trainer:
         self.samples += rule.batch
         return Row(loss, norm, lr, micro)
 
-    def _limit(self, loss: float, count: int) -> float:
-        """Make the summed gradient the mean one, clipped; its norm before. Raise ``Diverged`` where it is useless."""
-        norm = global_norm([self.gradient]) / count
+    def _judge(self, loss: float) -> None:
+        """Raise ``Diverged`` for the mean loss of a batch that is not finite or far above the first one."""
         if self.first_loss is None:
             self.first_loss = loss
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise Diverged(self.update, f"training loss {loss:g}, gradient norm {norm:g}")
+        if not math.isfinite(loss):
+            raise Diverged(self.update, f"training loss {loss:g}")
         if loss > FAR_ABOVE_START * self.first_loss:
             raise Diverged(self.update, f"training loss {loss:.4g} is far above its start {self.first_loss:.4g}")
+
+    def _limit(self, count: int) -> float:
+        """Make the summed gradient the mean one, clipped; its norm before. Raise ``Diverged`` if that is not finite."""
+        norm = global_norm([self.gradient]) / count
+        if not math.isfinite(norm):
+            raise Diverged(self.update, f"gradient norm {norm:g}")
         clip = self.rule.clip
         shrink = 1.0 if clip is None or norm <= clip else clip / norm
         self.gradient.mul_(shrink / count)
@@ -205,7 +235,6 @@ class Trainer:
         """
         rule = self.rule
         size = rule.batch // rule.micro_batches
-        seen: list[float] = []
         squares: list[float] = []
 
         def worker(index: int, samples: int) -> Callable[[], float]:
@@ -215,14 +244,12 @@ class Trainer:
                 part = tasks.part(batch, index * size, index * size + samples)
                 loss, count = self._slopes(part, index, self.gradient)
                 self.gradient.mul_(1.0 / count)
-                seen.append(loss / count)
                 return loss / count
 
             return closure
 
         def prepare() -> None:
-            squares.append(self._limit(math.fsum(seen) / len(seen), 1) ** 2)
-            seen.clear()
+            squares.append(self._limit(1) ** 2)
 
         share = wrappers.share(rule.methods)
         workers = [worker(index, size) for index in self.mine]
@@ -233,6 +260,7 @@ class Trainer:
             loss = float(wrapper.step(workers, prepare=prepare))
         if self.layout.world > 1:
             loss = self.layout.combine(torch.tensor([loss], dtype=torch.float64)).item() / self.layout.world
+        self._judge(loss)
         return loss, math.sqrt(math.fsum(squares) / len(squares))
 
     def _slopes(self, part: Any, index: int, into: Tensor) -> tuple[float, int]:

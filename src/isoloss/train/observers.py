@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from isoloss.methods import averages
-from isoloss.recipe.measure import Observer
+from isoloss.recipe.measure import SCHEDULE_FREE, Observer
 
 
 class Average(Protocol):
@@ -36,7 +36,7 @@ def build(observer: Observer) -> Average:
 
 def lookback(observer: Observer) -> int | None:
     """How many updates an average reaches back; None when it remembers everything."""
-    return build(observer).lookback
+    return 0 if observer == SCHEDULE_FREE else build(observer).lookback
 
 
 def pack(average: Average) -> tuple[dict[str, Tensor], dict[str, Any]]:

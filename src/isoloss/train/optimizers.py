@@ -10,14 +10,23 @@ from torch import Tensor
 
 from isoloss.methods.lamb import LAMB
 from isoloss.methods.lars import LARS
+from isoloss.methods.muon import MuonAdamW
+from isoloss.methods.schedule_free import ScheduleFree, ScheduleFreeAdamW, ScheduleFreeSGD
+from isoloss.recipe import catalogue
 from isoloss.recipe.errors import RunFailed, StudyError
 from isoloss.recipe.references import is_reference, load
 from isoloss.train.flat import FlatLayout
 from isoloss.train.wrappers import own
 
-ELEMENTWISE: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+FUSED: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+AVERAGING: dict[str, Callable[..., ScheduleFree]] = {
+    "schedule_free_adamw": ScheduleFreeAdamW,
+    "schedule_free_sgd": ScheduleFreeSGD,
+}
 LAYER_WISE: dict[str, Callable[..., torch.optim.Optimizer]] = {"lamb": LAMB, "lars": LARS}
-BUILT_IN = (*ELEMENTWISE, *LAYER_WISE)
+BY_MATRIX: dict[str, Callable[..., torch.optim.Optimizer]] = {"muon": MuonAdamW}
+ELEMENTWISE = (*FUSED, *AVERAGING)
+BUILT_IN = (*ELEMENTWISE, *LAYER_WISE, *BY_MATRIX)
 
 
 def build(
@@ -25,30 +34,34 @@ def build(
 ) -> torch.optim.Optimizer:
     """The optimizer a rule names, stepping on views of ``flat`` with views of ``gradient``.
 
-    Elementwise ones get two tensors (with and without decay) unless ``by_tensor``. Layer-wise ones and a user's own
-    ``package.module:attribute`` get one tensor a parameter in two groups, the second with ``weight_decay`` 0 and
-    without trust ratios. The learning rate is set before every step by the loop.
+    Elementwise ones get one tensor a group of the layout unless ``by_tensor``. The others and a user's own
+    ``package.module:attribute`` get one tensor a parameter. A group without decay has ``weight_decay`` 0 and no trust
+    ratios. The learning rate is set before every step, by ``set_lr``.
     """
     name, options = record["name"], dict(record["options"])
     decay = options.pop("weight_decay", 0.0)
-    elementwise = name in ELEMENTWISE and not by_tensor
-    groups = []
-    for (weights, decays), (slopes, _) in zip(layout.groups(flat), layout.groups(gradient), strict=True):
-        if elementwise:
-            members = [weights]
-            weights.grad = slopes
-        else:
-            members = _members(layout, weights, slopes, decays)
-        groups.append({"params": members, "weight_decay": decay if decays else 0.0})
+    groups: list[dict[str, Any]] = []
+    whole = name in ELEMENTWISE and not by_tensor
+    for (group, weights, views), (_, gradients, slopes) in zip(
+        layout.groups(flat), layout.groups(gradient), strict=True
+    ):
+        members = [weights] if whole else views
+        for member, slope in zip(members, [gradients] if whole else slopes, strict=True):
+            member.grad = slope
+        groups.append({"params": members, "weight_decay": decay / group.factor if group.decays else 0.0})
+        if group.factor != 1.0:
+            groups[-1]["factor"] = group.factor
         if name in LAYER_WISE:
             # nvlamb decides by the weight decay itself.
-            groups[-1]["adapt"] = None if options["variant"] == "nvlamb" else decays
+            groups[-1]["adapt"] = None if options["variant"] == "nvlamb" else group.decays
+        if name in BY_MATRIX:
+            groups[-1]["muon"] = group.hidden
     if "betas" in options:
         options["betas"] = tuple(options["betas"])
-    if name in ELEMENTWISE:
-        return ELEMENTWISE[name](groups, lr=0.0, fused=True, **options)
-    if name in LAYER_WISE:
-        return LAYER_WISE[name](groups, lr=0.0, **options)
+    if name in FUSED:
+        return FUSED[name](groups, lr=0.0, fused=True, **options)
+    if name in BUILT_IN:
+        return (AVERAGING | LAYER_WISE | BY_MATRIX)[name](groups, lr=0.0, **options)
     if not is_reference(name):
         raise StudyError(f"optimizer {name!r} is not {', '.join(BUILT_IN)} or package.module:attribute")
     try:
@@ -64,17 +77,25 @@ def build(
     return made
 
 
-def _members(layout: FlatLayout, weights: Tensor, slopes: Tensor, decays: bool) -> list[Tensor]:
-    """One tensor a parameter of a group, with gradients attached."""
-    begun, members = 0 if decays else layout.split, []
-    place = 0
-    for size, shape in zip(layout.sizes, layout.shapes, strict=True):
-        if begun <= place < begun + weights.numel():
-            view = weights[place - begun : place - begun + size].view(shape)
-            view.grad = slopes[place - begun : place - begun + size].view(shape)
-            members.append(view)
-        place += size
-    return members
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate of every group, with the factor of its width transfer."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("factor", 1.0)
+
+
+def average(optimizer: torch.optim.Optimizer) -> Tensor:
+    """The flat x of a Schedule-Free optimizer, as a new tensor."""
+    assert isinstance(optimizer, ScheduleFree)
+    return torch.cat([x.reshape(-1) for x in optimizer.average()])
+
+
+def column(name: str) -> str:
+    """The learning rates that an optimizer takes under width transfer, adam or sgd; raise ``StudyError`` for others."""
+    for found in ("adam", "sgd"):
+        if name in catalogue.names("optimizer", found):
+            return found
+    allowed = [*catalogue.names("optimizer", "adam"), *catalogue.names("optimizer", "sgd")]
+    raise StudyError(f"model.parametrisation: mup with the optimizer {name!r}; allowed with it: {', '.join(allowed)}")
 
 
 def state(
@@ -96,7 +117,7 @@ def state(
             else:
                 raise RunFailed(f"optimizer state {entry!r} is a {type(value).__name__}: it cannot be stored")
     groups = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in optimizer.param_groups]
-    if type(optimizer) not in ELEMENTWISE.values() or wrapped:
+    if type(optimizer) not in FUSED.values() or wrapped:
         facts["groups"] = [{k: v for k, v in g.items() if isinstance(v, bool | int | float | str)} for g in groups]
     return found, facts
 
@@ -132,7 +153,7 @@ def load_state(
                 remembered[key.rpartition("/#")[0]] = value
         if remembered:
             optimizer.state[member] = remembered
-    said = {"weight_decay", "adapt", *record["options"]}
+    said = {"weight_decay", "adapt", "factor", "muon", *record["options"]}
     for group, remembered in zip(optimizer.param_groups, facts.get("groups", []), strict=False):
         kept = {key: value for key, value in remembered.items() if key not in said}
         group.update({key: value for key, value in kept.items() if same_wrapper or not own(key)})

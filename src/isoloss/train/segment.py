@@ -14,12 +14,13 @@ from torch import Tensor
 
 from isoloss.data import Source
 from isoloss.recipe.errors import RunFailed
-from isoloss.recipe.measure import Measure, Observer
+from isoloss.recipe.measure import SCHEDULE_FREE, Measure, Observer
 from isoloss.recipe.run import Run
 from isoloss.train import observers
 from isoloss.train.evaluate import Evaluator
 from isoloss.train.layout import Layout
 from isoloss.train.loop import Diverged, Row, Trainer
+from isoloss.train.probes import Probes, initial, is_probe
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,9 @@ class Segment:
 
     @property
     def observers(self) -> tuple[Observer, ...]:
-        """The distinct observers that the measures ask for, in a fixed order."""
+        """The distinct observers that must watch for the measures, in a fixed order."""
         asked = {m.observer.id: m.observer for ms in self.measures.values() for m in ms if m.observer}
+        asked.pop(SCHEDULE_FREE.id, None)
         return tuple(asked[name] for name in sorted(asked))
 
 
@@ -88,6 +90,17 @@ def train(
         trainer.parameters,
         trainer.task,
         lambda part, amount: source.validation(part, amount, trainer.context),
+        lambda number: source.batch(
+            int(phase.rule.seeds["data"]), number * phase.rule.batch, phase.rule.batch, trainer.context
+        ),
+    )
+    probes = Probes(
+        trainer.parameters,
+        lambda: initial(trainer.make_model(), trainer.parameters),
+        lambda weights, part, amount: evaluator(weights, trainer.buffers(), [("loss", part, amount)])[
+            "loss", part, amount
+        ],
+        int(phase.rule.seeds["noise"]),
     )
     watching = {o.id: observers.build(o) for o in segment.observers}
     # An observer's memory is a function of the key, and so worth keeping, only if it saw the phase from its start.
@@ -104,10 +117,21 @@ def train(
 
     def measure(offset: int) -> list[tuple[int, Measure, float]]:
         found = []
-        for observer_id in dict.fromkeys(m.observer.id if m.observer else None for m in segment.measures[offset]):
-            asked = [m for m in segment.measures[offset] if (m.observer.id if m.observer else None) == observer_id]
-            weights = trainer.weights if observer_id is None else watching[observer_id].average()[0]
-            values = evaluator(weights, trainer.buffers(), [(m.metric, m.part, m.amount) for m in asked])
+        noise = int(phase.rule.seeds["noise"])
+        for observer_id, refresh in dict.fromkeys(m.weights for m in segment.measures[offset]):
+            asked = [m for m in segment.measures[offset] if m.weights == (observer_id, refresh)]
+            looked = [m for m in asked if is_probe(m)]
+            asked = [m for m in asked if not is_probe(m)]
+            if looked:
+                found += [(offset, m, v) for m, v in zip(looked, probes(trainer.weights, looked), strict=True)]
+            if not asked:
+                continue
+            if observer_id == SCHEDULE_FREE.id:
+                weights = trainer.average()
+            else:
+                weights = trainer.weights if observer_id is None else watching[observer_id].average()[0]
+            wanted = [(m.metric, m.part, m.amount) for m in asked]
+            values = evaluator(weights, trainer.buffers(), wanted, refresh=refresh, seed=noise)
             found += [(offset, m, values[m.metric, m.part, m.amount]) for m in asked]
         return found
 
@@ -132,9 +156,9 @@ def train(
                 average.observe([trainer.weights], begun + offset)
             if offset in segment.measures:
                 values += measure(offset)
-                worst = next((v for v in values if not math.isfinite(v[2])), None)
+                worst = next((v for v in values if v[1].metric == "loss" and not math.isfinite(v[2])), None)
                 if worst:
-                    values.remove(worst)
+                    values = [v for v in values if v[0] != offset or math.isfinite(v[2])]
                     broken, reached = f"update {begun + offset}: {worst[1].name} is {worst[2]:g}", offset
             progress(offset, row)
         state = None
@@ -155,11 +179,13 @@ def train(
 
 def _curve(rows: list[Row], begun: int) -> dict[str, np.ndarray]:
     """Columns, one row an update; ``update`` counts the updates of the run after this one."""
+    micro = [row.micro_squared for row in rows]
     return {
         "update": np.arange(begun + 1, begun + len(rows) + 1, dtype=np.int64),
         "loss": np.array([row.loss for row in rows]),
         "gradient_norm": np.array([row.gradient_norm for row in rows]),
         "lr": np.array([row.lr for row in rows]),
+        **({"micro_squared": np.array(micro)} if None not in micro else {}),
     }
 
 

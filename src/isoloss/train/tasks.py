@@ -11,16 +11,21 @@ from torch import Tensor
 
 from isoloss.recipe.errors import StudyError
 from isoloss.recipe.references import is_reference, load
+from isoloss.train import calibration
 
 
 class Task(Protocol):
-    """A user's own task has these two methods."""
+    """A user's own task has these two methods, and may have ``judge``.
+
+    ``judge(model, batch)`` returns (p, y), float tensors of equal shape (n,): the probability that the model gives to
+    each of its answers, and whether that is right. With it a study can measure accuracy and calibration.
+    """
 
     def loss(self, model: Callable[..., Any], batch: Any) -> tuple[Tensor, int]:
         """Summed loss in nats and the number of terms in it."""
 
     def metrics(self, model: Callable[..., Any], batch: Any) -> Mapping[str, tuple[float, int]]:
-        """(sum, count) by metric name, ``loss`` among them."""
+        """(sum, count) by metric name, ``loss`` among them: a metric of an evaluation is sum / count over all of it."""
 
 
 class LanguageModelling:
@@ -36,6 +41,10 @@ class LanguageModelling:
         total, count = self.loss(model, batch)
         return {"loss": (total.item(), count)}
 
+    def judge(self, model: Callable[..., Any], batch: Tensor) -> tuple[Tensor, Tensor]:
+        """(p, y) of the most likely token at every position."""
+        return calibration.top(model(batch[:, :-1]), batch[:, 1:])
+
 
 class Classification:
     """Class prediction; ``batch`` is (inputs, class ids), the loss is in nats per sample."""
@@ -50,6 +59,11 @@ class Classification:
         total = F.cross_entropy(logits, classes, reduction="sum").item()
         right = int((logits.argmax(-1) == classes).sum())
         return {"loss": (total, classes.numel()), "accuracy": (right, classes.numel())}
+
+    def judge(self, model: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """(p, y) of the most likely class of every sample."""
+        inputs, classes = batch
+        return calibration.top(model(inputs), classes)
 
 
 _BUILT_IN: dict[str, type[Task]] = {"language-modelling": LanguageModelling, "classification": Classification}

@@ -17,11 +17,24 @@ from isoloss.plan.demands import Stage
 from isoloss.plan.lower import open_source
 from isoloss.plan.tree import Node
 from isoloss.store import Store
+from isoloss.worth.anytime import anytimes
+from isoloss.worth.batch_distance import distances_of
+from isoloss.worth.batch_study import large_batch
+from isoloss.worth.fixed_durations import fixed_durations
 from isoloss.worth.compare import LEVEL, Comparison, Overall, Ratio, Worth, compare
-from isoloss.worth.results import Result, Results, bits_per_nat, training_curve, tuning_cost
+from isoloss.worth.results import (
+    Result,
+    Results,
+    axes_of,
+    bits_per_nat,
+    training_curve,
+    tuning_cost,
+    variant_of,
+)
 
 DRAWS = 1000
 CURVE_POINTS = 60
+MOST_SENTENCES = 5
 
 
 def answer(results: Results, *, command: str) -> dict[str, Any]:
@@ -30,6 +43,8 @@ def answer(results: Results, *, command: str) -> dict[str, Any]:
     comparison = compare(results)
     laws = [law for name in results.study.laws for law in _laws(results, name)]
     sharing = _sharing(results.stage)
+    units = _units(results)
+    batches, unanswered = large_batch(results, units["D"])
     found: dict[str, Any] = {
         "schema": 1,
         "study": results.study.name,
@@ -40,26 +55,34 @@ def answer(results: Results, *, command: str) -> dict[str, Any]:
         "level": LEVEL,
         "seconds": results.seconds,
         "provenance": _provenance(results, store),
-        "units": _units(results),
-        "arms": [_arm(results, name) for name in results.arms()],
+        "units": units,
+        "arms": [_arm(results, name) for name in results.variants()],
         "runs": [_run(r, store) for r in results.results],
+        "metrics": results.metrics(),
         "worth": [_worth(w) for w in comparison.by_size],
         "worth_overall": [_overall(o) for o in comparison.overall],
+        "large_batch": batches,
+        "distances": distances_of(results),
+        "anytime": anytimes(results),
+        "fixed_durations": fixed_durations(results),
         "laws": laws,
         "sharing": sharing,
         "tree": _tree(results),
-        "caveats": caveats(results, comparison, laws),
+        "caveats": [*caveats(results, comparison, laws), *unanswered],
     }
-    found["summary"] = summary(results, comparison, sharing)
+    found["summary"] = summary(results, comparison, sharing, batches["summary"] if batches else ())
     return found
 
 
-def summary(results: Results, comparison: Comparison, sharing: Mapping[str, Any]) -> list[str]:
-    """Sentences a reader can act on, the headline first."""
+def summary(
+    results: Results, comparison: Comparison, sharing: Mapping[str, Any], batches: Sequence[str] = ()
+) -> list[str]:
+    """Sentences a reader can act on, the headline first; `batches`: those of the large-batch question."""
     sentences = []
-    base = comparison.baseline
-    for overall in sorted(comparison.overall, key=lambda o: -o.ratios["data"].ratio):
-        ratio = overall.ratios["data"]
+    ordered = sorted(comparison.overall, key=lambda o: -o.ratios["data"].ratio)
+    shown = ordered if len(ordered) <= MOST_SENTENCES else ordered[: MOST_SENTENCES - 1]
+    for overall in shown:
+        ratio, base = overall.ratios["data"], overall.reference
         if ratio.low is None or ratio.high is None:
             words = f"about {ratio.ratio:.2f}x the data of {base} (fewer than 3 seeds: no interval)"
         elif ratio.resolved:
@@ -74,8 +97,11 @@ def summary(results: Results, comparison: Comparison, sharing: Mapping[str, Any]
                 "fading": "; it fades with size",
             }.get(overall.trend.verdict, "; how it changes with size is not resolved")
         sentences.append(f"At equal loss, {overall.arm} is worth {words}{trend}.")
+    if len(shown) < len(ordered):
+        sentences.append(f"{len(ordered) - len(shown)} more comparisons are in the table.")
+    sentences += batches
     charged = [
-        f"{o.arm} {_words(o.ratios['compute with tuning'])}" for o in comparison.overall if sharing["tuning"]["flops"]
+        f"{o.arm} {_words(o.ratios['compute with tuning'])}" for o in shown if sharing["tuning"]["flops"]
     ]
     if charged:
         sentences.append(
@@ -114,15 +140,13 @@ def caveats(results: Results, comparison: Comparison, laws: Sequence[Mapping[str
         found.append(f"{', '.join(untuned)}: not compared, because tuning is not finished or failed.")
     for message in dict.fromkeys(results.failures.values()):
         found.append(f"A run failed: {message}.")
-    pooled = [p for p in results.study.grid if p not in ("seed", "duration") and not p.startswith("model.")]
-    if pooled:
-        found.append(f"{', '.join(pooled)} is swept too: worth and laws average over it at equal D.")
-    edges = sorted({r.arm for r in results.results if r.lr_edge})
+    edges = {r.variant: r.arm for r in results.results if r.lr_edge}
     if edges:
+        names = sorted(edges) if len(edges) <= MOST_SENTENCES else sorted(set(edges.values()))
         found.append(
-            f"The best learning rate of {', '.join(edges)} lies at an edge of its candidates: widen the grid of tune."
+            f"The best learning rate of {', '.join(names)} lies at an edge of its candidates: widen the grid of tune."
         )
-    for name, values in (("N", {r.N for r in done}), ("D", {r.D for r in done})):
+    for name, values in (("N", {r.N for r in done}), ("D", {r.D for r in done})) if laws else ():
         if values and max(values) < 10 * min(values):
             found.append(
                 f"{name} ranges over a factor of {max(values) / min(values):.3g}, less than a decade: "
@@ -134,6 +158,12 @@ def caveats(results: Results, comparison: Comparison, laws: Sequence[Mapping[str
     absent = [r for r in results.results if r.status in ("missing", "failed")]
     if absent:
         found.append(f"{len(absent)} runs are not finished; run the study again to train only those.")
+    unread = sum(
+        r.status == "done" and len(r.metrics) < len(p.lowered.metrics)
+        for p, r in zip(results.stage.planned, results.results, strict=True)
+    )
+    if unread:
+        found.append(f"Metrics of {unread} finished runs are not measured yet: run the study again for them.")
     for worth in comparison.by_size:
         if worth.note:
             found.append(f"{worth.arm} at N = {worth.N:,}: {worth.note}.")
@@ -149,8 +179,9 @@ def _counts(results: Results) -> dict[str, int]:
 
 
 def _arm(results: Results, name: str) -> dict[str, Any]:
-    stage = results.stage
-    mine = [p for p in stage.planned if p.cell.arm == name]
+    stage, axes = results.stage, axes_of(results.study)
+    mine = [p for p in stage.planned if variant_of(p.cell, axes) == name]
+    arm = mine[0].cell.arm
     rates: dict[int, dict[str, Any]] = {}
     for planned in mine:
         rates.setdefault(
@@ -164,9 +195,9 @@ def _arm(results: Results, name: str) -> dict[str, Any]:
             },
         )
     tuning = None
-    trials = [t for t in stage.trials if t.arm == name]
+    trials = results.trials(name)
     if trials:
-        updates, flops = tuning_cost(stage.trials, name)
+        updates, flops = tuning_cost(trials)
         tuning = {
             "candidates": sorted({t.lr for t in trials}),
             "runs": len(trials),
@@ -180,13 +211,13 @@ def _arm(results: Results, name: str) -> dict[str, Any]:
                     "losses": [[lr, _finite(loss)] for lr, loss in sorted(c.losses.items())],
                 }
                 for c in stage.choices
-                if c.arm == name
+                if c.arm == arm and all(mine[0].cell.coordinates.get(path) == c.point.get(path) for path in axes)
             ],
         }
     return {
         "name": name,
-        "baseline": name == results.study.baseline,
-        "line": describe(results.study.arm(name).overrides),
+        "baseline": name == results.variants()[0],
+        "line": describe(results.study.arm(arm).overrides),
         "lr": [rates[N] for N in sorted(rates)],
         "tuning": tuning,
     }
@@ -209,7 +240,7 @@ def _run(r: Result, store: Store) -> dict[str, Any]:
     updates, losses = training_curve(r, store) if r.status == "done" else ([], [])
     return {
         "id": r.name,
-        "arm": r.arm,
+        "arm": r.variant,
         "cell": dict(r.cell),
         "seed": r.seed,
         "root": r.root,
@@ -222,6 +253,8 @@ def _run(r: Result, store: Store) -> dict[str, Any]:
         "loss": r.loss,
         "loss_a": r.loss_a,
         "bits_per_byte": None if r.loss is None or r.bits is None else r.loss * r.bits,
+        "metrics": {name: _finite(value) for name, value in r.metrics.items()},
+        "metrics_a": {name: _finite(value) for name, value in r.metrics_a.items()},
         "status": r.status,
         "message": r.message,
         "extra": r.extra,
@@ -245,6 +278,7 @@ def _ratios(ratios: Mapping[str, Ratio]) -> dict[str, Any]:
 def _worth(worth: Worth) -> dict[str, Any]:
     return {
         "arm": worth.arm,
+        "reference": worth.reference,
         "N": worth.N,
         **_ratios(worth.ratios),
         "roots": worth.roots,
@@ -257,6 +291,7 @@ def _overall(overall: Overall) -> dict[str, Any]:
     trend = overall.trend
     return {
         "arm": overall.arm,
+        "reference": overall.reference,
         **_ratios(overall.ratios),
         "trend": trend and {"slope": trend.slope, "low": trend.low, "high": trend.high, "verdict": trend.verdict},
     }
@@ -265,7 +300,7 @@ def _overall(overall: Overall) -> dict[str, Any]:
 def _laws(results: Results, name: str) -> list[dict[str, Any]]:
     """One law for every arm that has points enough; what cannot be fitted says why."""
     found = []
-    for arm in results.arms():
+    for arm in results.variants():
         points = results.points(arm)
         entry: dict[str, Any] = {"arm": arm, "law": name, "formula": get_form(name).formula}
         entry |= {"parameters": [], "rows": len(points), "holdout": None, "curves": [], "warnings": []}
@@ -365,7 +400,7 @@ def closed_form(stage: Stage) -> dict[str, Any] | None:
 def _tree(results: Results) -> list[dict[str, Any]]:
     """The stretches between forks, of the runs of the study; tuning runs are counted where they walk."""
     found: list[dict[str, Any]] = []
-    stage = results.stage
+    stage, axes = results.stage, axes_of(results.study)
     trials = len(stage.trials)
     numbers: dict[str, int] = {}
 
@@ -375,7 +410,7 @@ def _tree(results: Results) -> list[dict[str, Any]]:
         here: dict[int, str] = {0: parent} if parent else {}
         for end in cuts:
             members = [m for m in node.members if _reaches(stage, m, node, end)]
-            arms = list(dict.fromkeys(stage.cells[m].arm for m in members))
+            arms = list(dict.fromkeys(variant_of(stage.cells[m], axes) for m in members))
             numbers[seen] = numbers.get(seen, 0) + 1
             name = f"{seen}.{numbers[seen]}"
             kind = {"warmup": "warmup", "constant": "trunk"}.get(node.phase.rule.lr.shape, "branch")
@@ -395,7 +430,7 @@ def _tree(results: Results) -> list[dict[str, Any]]:
                     "lr": node.phase.rule.lr.peak,
                     "cell": {p: v for p, v in first.coordinates.items() if p != "duration"},
                     "N": node.facts.N,
-                    "flops": (end - begin) * node.facts.flops_per_update,
+                    "flops": (end - begin) * node.flops_per_update,
                 }
             )
             begin, above = end, name

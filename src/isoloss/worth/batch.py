@@ -18,7 +18,7 @@ give no interval. Sources: McCandlish et al. 2018 (1812.06162) for the hyperbola
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from isoloss.worth.batch_fits import FAR, MISFIT, Additive, Cell, additive, fiel
 from isoloss.worth.compare import FEWEST_SEEDS, LEVEL, Curve, Ratio
 
 if TYPE_CHECKING:
-    from isoloss.worth.results import Results
+    from isoloss.worth.results import Result, Results
 
 EXCESS = 1.2
 """Samples to the target, over those of the smallest batch, at which perfect scaling has ended."""
@@ -37,8 +37,10 @@ TARGETS = 5
 FEWEST_BATCHES = 3
 FAMILY = "batch"
 """Name of the one arm that arms which differ in nothing but their batch are taken for."""
-__all__ = ["EXCESS", "Row", "answer", "fieller", "gap", "growth", "rows_of", "text"]
+__all__ = ["EXCESS", "Noise", "Row", "answer", "fieller", "gap", "growth", "named", "rows_of", "text"]
 
+Noise = Mapping[str, Mapping[str, tuple[float, float]]]
+"""By arm and seed: the averages of S and |G|^2, in samples."""
 NOTHING: Mapping[str, float | None] = {"ratio": None, "low": None, "high": None}
 
 
@@ -56,11 +58,9 @@ class Row:
     duration: str = ""
 
 
-def rows_of(results: Results) -> list[Row]:
-    """Finished runs of a study as rows, the baseline's first; axes beside batch, duration, seed and model join the arm.
-
-    A run contributes its final loss; where a batch has one duration only, also the losses along the way.
-    """
+def named(results: Results) -> list[tuple[str, Result]]:
+    """Finished runs with the names of their arms, the baseline's first; axes beside batch, duration, seed and model
+    join the arm."""
     done = [r for r in results.results if r.status == "done" and r.loss is not None]
     own = ("seed", "duration", "training.batch")
     varied = {
@@ -71,12 +71,23 @@ def rows_of(results: Results) -> list[Row]:
         and not path.startswith("model.")
         and len({str(other.cell[path]) for other in done if path in other.cell}) > 1
     }
+    return [
+        (" · ".join([r.arm, *(f"{path.rpartition('.')[2]}={r.cell[path]}" for path in r.cell if path in varied)]), r)
+        for r in sorted(done, key=lambda r: r.arm != results.study.baseline)
+    ]
+
+
+def rows_of(results: Results) -> list[Row]:
+    """Finished runs of a study as rows, their arms as in `named`.
+
+    A run contributes its final loss; where a batch has one duration only, also the losses along the way.
+    """
     found: list[Row] = []
     durations: dict[tuple[str, int, int], set[int]] = {}
-    for r in done:
+    runs = named(results)
+    for _, r in runs:
         durations.setdefault((r.arm, r.facts.batch, r.N), set()).add(r.S)
-    for r in sorted(done, key=lambda r: r.arm != results.study.baseline):
-        arm = " · ".join([r.arm, *(f"{path.rpartition('.')[2]}={r.cell[path]}" for path in r.cell if path in varied)])
+    for arm, r in runs:
         label = str(r.cell.get("duration", ""))
         assert r.loss is not None
         found.append(Row(arm, r.facts.batch, r.N, r.seed, r.D, r.S, r.loss, label))
@@ -91,14 +102,14 @@ def answer(
     *,
     target: float | None = None,
     baseline: str | None = None,
-    noise: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
+    noise: Noise | Callable[[int], Noise] | None = None,
     unit: str = "samples",
 ) -> dict[str, Any]:
     """The large-batch question over an axis of batches, as JSON types: {"sizes": one record an N, "text": sentences}.
 
     `baseline`: the arm that is referred to (default: the first). `noise`: by arm and seed the averaged (S, |G|^2) of
-    `methods.noise_scale`, in samples of the batch. `unit` names what D counts. Raises ValueError for rows
-    whose D is not S times the batch times one constant.
+    `methods.noise_scale`, in samples of the batch, or a function that gives them for an N. `unit` names what D counts.
+    Raises ValueError for rows whose D is not S times the batch times one constant.
     """
     table = [row if isinstance(row, Row) else _row(row) for row in rows]
     if not table:
@@ -106,13 +117,14 @@ def answer(
     first = baseline or table[0].arm
     if first not in {row.arm for row in table}:
         raise ValueError(f"batch: baseline {first!r} has no rows; found: {', '.join(sorted({r.arm for r in table}))}")
-    per, merged, noise = _per_batch(table), _one_family(table), noise or {}
+    per, merged = _per_batch(table), _one_family(table)
     head = FAMILY if merged[0].arm == FAMILY else first
-    if head != first and first in noise:
-        noise = {head: noise[first]}
     sizes = []
     for N in sorted({row.N for row in table}):
-        record = _scaling([row for row in merged if row.N == N], head, target, per, noise)
+        known = (noise(N) if callable(noise) else noise) or {}
+        if head != first and first in known:
+            known = {head: known[first]}
+        record = _scaling([row for row in merged if row.N == N], head, target, per, known)
         sizes.append({"N": N, **record, "gap": gap([row for row in table if row.N == N], baseline=baseline)})
     found: dict[str, Any] = {"unit": unit, "level": LEVEL, "excess": EXCESS, "sizes": sizes}
     return found | {"text": text(found)}
@@ -123,7 +135,7 @@ def _scaling(
     baseline: str,
     target: float | None,
     per: float,
-    noise: Mapping[str, Mapping[str, tuple[float, float]]],
+    noise: Noise,
 ) -> dict[str, Any]:
     """Everything at one N: the headline target, and the critical batch at others."""
     notes: list[str] = []
@@ -446,9 +458,9 @@ def _about_gap(found: Mapping[str, Any] | None) -> list[str]:
         small, large = found["small"]["batch"], found["large"]["batch"]
         at = f"of the gap of {found['gap']:.3g} between batch {small:g} and {large:g}"
         if m.get("share") is not None:
-            band = "" if m["low"] is None else f" [{100 * m['low']:.0f}, {100 * m['high']:.0f}]"
+            band = "" if m["low"] is None else f" [{round(100 * m['low'])}, {round(100 * m['high'])}]"
             note = f" ({m['note']})" if m.get("note") else ""
-            said.append(f"{m['arm']} closes {100 * m['share']:.0f} %{band} {at}{note}")
+            said.append(f"{m['arm']} closes {round(100 * m['share'])} %{band} {at}{note}")
         elif m.get("note"):
             said.append(f"{m['arm']}: {m['note']}")
     return said

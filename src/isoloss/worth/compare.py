@@ -51,9 +51,13 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Worth:
-    """What one arm is worth at one size: ratios by currency, the targets used, the seeds behind them."""
+    """What one arm is worth at one size: ratios by currency, the targets used, the seeds behind them.
+
+    ``arm`` and what it is compared with, ``reference``, are variants (``Results.variants``).
+    """
 
     arm: str
+    reference: str
     N: int
     ratios: Mapping[str, Ratio]
     roots: int
@@ -76,6 +80,7 @@ class Overall:
     """What one arm is worth over all sizes, and whether that grows."""
 
     arm: str
+    reference: str
     ratios: Mapping[str, Ratio]
     trend: Trend | None
 
@@ -139,14 +144,16 @@ def matched(arm: Curve, baseline: Curve, targets: int = TARGETS) -> tuple[np.nda
 
 def compare(results: Results) -> Comparison:
     """Worth of every other arm against the study's baseline, by size and over all sizes."""
-    baseline = results.study.baseline
-    comparison = Comparison(baseline)
+    comparison = Comparison(results.study.baseline)
     done = [r for r in results.results if r.status == "done"]
-    for arm in (a for a in results.arms() if a != baseline):
+    for arm in results.variants():
+        baseline = results.reference(arm)
+        if baseline is None or _keys(arm, done) == _keys(baseline, done):
+            continue
         observed: dict[int, dict[str, dict[str, float]]] = {}
         targets: dict[int, list[float]] = {}
         notes: dict[int, str] = {}
-        for N in sorted({r.N for r in done if r.arm == arm}):
+        for N in sorted({r.N for r in done if r.variant == arm}):
             observed[N], targets[N], notes[N] = _by_seed(arm, baseline, N, done, results)
         spread = {currency: _pooled(observed, currency) for currency in CURRENCIES}
         for N, seeds in observed.items():
@@ -157,12 +164,17 @@ def compare(results: Results) -> Comparison:
                     ratios[currency] = _ratio(float(values.mean()), len(values), *spread[currency])
             if ratios or notes[N]:
                 comparison.by_size.append(
-                    Worth(arm, N, ratios, len(seeds), tuple(math.exp(t) for t in targets[N]), notes[N])
+                    Worth(arm, baseline, N, ratios, len(seeds), tuple(math.exp(t) for t in targets[N]), notes[N])
                 )
-        overall = _overall(arm, observed)
+        overall = _overall(arm, baseline, observed)
         if overall:
             comparison.overall.append(overall)
     return comparison
+
+
+def _keys(variant: str, done: Sequence[Result]) -> set[str]:
+    """The states that runs end in; two variants with the same ones are one training."""
+    return {r.key for r in done if r.variant == variant}
 
 
 def _by_seed(
@@ -172,10 +184,10 @@ def _by_seed(
     found: dict[str, dict[str, float]] = {}
     all_targets: list[float] = []
     apart = 0
-    seeds = sorted({r.seed for r in done if r.N == N and r.arm == arm})
+    seeds = sorted({r.seed for r in done if r.N == N and r.variant == arm})
     for seed in seeds:
-        mine = [r for r in done if r.N == N and r.seed == seed and r.arm == arm]
-        theirs = [r for r in done if r.N == N and r.seed == seed and r.arm == baseline]
+        mine = [r for r in done if r.N == N and r.seed == seed and r.variant == arm]
+        theirs = [r for r in done if r.N == N and r.seed == seed and r.variant == baseline]
         try:
             own, other = _curve(mine), _curve(theirs)
         except ValueError:
@@ -186,29 +198,37 @@ def _by_seed(
             continue
         mean = float((log_other - log_own).mean())
         a, b = mine[0], theirs[0]
-        spent = np.exp(log_own) * a.C / a.D + results.tuning(arm, N)
-        needed = np.exp(log_other) * b.C / b.D + results.tuning(baseline, N)
+        spent = np.exp(log_own) * (a.C - a.fixed_flops) / a.D + a.fixed_flops
+        needed = np.exp(log_other) * (b.C - b.fixed_flops) / b.D + b.fixed_flops
+        charged = (spent + results.tuning(arm, N), needed + results.tuning(baseline, N))
         found[seed] = {
             "data": mean,
             "updates": mean + math.log(a.D / a.S) - math.log(b.D / b.S),
-            "compute": mean - math.log(a.C / a.D) + math.log(b.C / b.D),
-            "compute with tuning": float(np.log(needed / spent).mean()),
+            "compute": float(np.log(needed / spent).mean()),
+            "compute with tuning": float(np.log(charged[1] / charged[0]).mean()),
         }
         all_targets += targets.tolist()
     note = ""
     if apart:
         note = f"{apart} of {len(seeds)} seeds have no loss in common with the baseline: lengthen one of the two"
     elif not found:
-        note = "fewer than two durations in common with the baseline"
+        note = "it or the baseline has losses at fewer than two durations"
     return found, sorted(all_targets, reverse=True), note
 
 
 def _curve(results: Sequence[Result]) -> Curve:
-    """The curve of one arm at one size and seed; other axes are averaged at equal D."""
+    """The curve of one arm at one size and seed; where a run's end is stationary, with its losses along the way."""
     by_D: dict[int, list[float]] = {}
     for r in results:
         assert r.loss is not None
         by_D.setdefault(r.D, []).append(r.loss)
+    ends = dict(by_D)
+    for r in results:
+        if r.steady is not None:
+            for update, loss in r.curve:
+                D = update * r.facts.terms_per_update
+                if update > r.steady and D not in ends:
+                    by_D.setdefault(D, []).append(loss)
     return Curve(list(by_D), [float(np.mean(losses)) for losses in by_D.values()])
 
 
@@ -237,7 +257,7 @@ def student(freedom: int) -> float:
     return float(stdtrit(freedom, 0.5 + LEVEL / 2))
 
 
-def _overall(arm: str, observed: Mapping[int, Mapping[str, Mapping[str, float]]]) -> Overall | None:
+def _overall(arm: str, reference: str, observed: Mapping[int, Mapping[str, Mapping[str, float]]]) -> Overall | None:
     """The mean over sizes, seed by seed, and the trend with N.
 
     A seed's runs at different sizes see the same data order, so a seed is one unit here.
@@ -255,7 +275,7 @@ def _overall(arm: str, observed: Mapping[int, Mapping[str, Mapping[str, float]]]
         means = np.array([np.mean([observed[N][seed][currency] for N in sizes]) for seed in common])
         spread = float(means.std(ddof=1)) if len(means) > 1 else math.nan
         ratios[currency] = _ratio(float(means.mean()), len(means), spread, len(means) - 1)
-    return Overall(arm, ratios, _trend(observed, sizes, common))
+    return Overall(arm, reference, ratios, _trend(observed, sizes, common))
 
 
 def _trend(

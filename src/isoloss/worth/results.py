@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,11 @@ import numpy as np
 from isoloss.data import Source
 from isoloss.laws import Points
 from isoloss.plan.demands import Planned, Stage, Trial, diverged
-from isoloss.plan.lower import Facts, open_source
+from isoloss.plan.lower import Facts, Lowered, open_source
 from isoloss.plan.memory import StoreMemory
 from isoloss.store import Store
-from isoloss.study import Study
+from isoloss.study import Cell, Study
+from isoloss.train.probes import START, reach
 
 if TYPE_CHECKING:
     import polars
@@ -31,6 +33,8 @@ class Result:
 
     name: str
     arm: str
+    variant: str
+    """The arm, and its place on the axes of the grid beside model, duration and seed: what is compared."""
     cell: Mapping[str, Any]
     seed: str
     extra: bool
@@ -49,9 +53,26 @@ class Result:
     message: str
     key: str
     facts: Facts = field(repr=False)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of the study's evaluation beside the loss: part B at the end, empty unless done; NaN where not defined."""
+    metrics_a: Mapping[str, float] = field(default_factory=dict, repr=False)
+    C_pretrain: float = 0.0
+    """FLOPs of the earlier training that the run goes on from, whole."""
+    unique: int = field(default=0, repr=False)
+    """Unique training data, in the unit of D."""
+    best: int = field(default=0, repr=False)
+    """The update that is judged: the end, or the best by part A."""
+    fixed_flops: float = field(default=0.0, repr=False)
+    """The part of C that does not grow with the run: the refresh of an average's running statistics."""
     bits: float | None = field(default=None, repr=False)
     """Bits per byte in one nat of loss; None where a token has no bytes."""
     curve: tuple[tuple[int, float], ...] = field(default=(), repr=False)
+    steady: int | None = field(default=None, repr=False)
+    """Updates from which losses along the way are those of shorter runs: the run's end is stationary."""
+    distance: tuple[tuple[int, float], ...] = field(default=(), repr=False)
+    """(update, distance of the weights from the start), where the study asks for it."""
+    roughness: tuple[tuple[float, float], ...] = field(default=(), repr=False)
+    """(distance from the final weights, spread of the loss there), where the study asks for it."""
 
 
 @dataclass
@@ -75,7 +96,7 @@ class Results:
         return answer(self, command=command)
 
     def frame(self) -> polars.DataFrame:
-        """One row a run: coordinates, N, D, S, C, learning rate, losses on parts A and B, status."""
+        """One row a run: coordinates, N, D, S, C, learning rate, loss and metrics on parts A (``_a``) and B, status."""
         import polars
 
         rows = []
@@ -84,28 +105,80 @@ class Results:
             row |= {path: str(value) if isinstance(value, Mapping) else value for path, value in r.cell.items()}
             row |= {"N": r.N, "D": r.D, "S": r.S, "C": r.C, "lr": r.lr, "loss": r.loss, "loss_a": r.loss_a}
             row["bits_per_byte"] = None if r.loss is None or r.bits is None else r.loss * r.bits
+            names = dict.fromkeys(name for other in self.results for name in other.metrics)
+            row |= {name: r.metrics.get(name) for name in names}
+            row |= {f"{name}_a": r.metrics_a.get(name) for name in names}
             rows.append(row | {"status": r.status, "root": r.root, "key": r.key, "message": r.message})
         return polars.DataFrame(rows, infer_schema_length=None)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Part B of every variant and size at its longest duration, over seeds: loss and the evaluation's metrics.
+
+        A row has arm (the variant), N, D, cell (coordinates but for duration and seed), metric, mean, sd (None below
+        two values) and seeds (how many values; what is not defined is left out). No rows without metrics in the study.
+        """
+        return metric_rows(self.results)
 
     def points(self, arm: str | None = None) -> Points:
         """Finished runs (of one arm) as points for a law; ``cluster`` is the root."""
         rows = [
             {"N": r.N, "D": r.D, "S": r.S, "C": r.C, "loss": r.loss, "seed": r.seed, "run": r.name, "cluster": r.root}
             for r in self.results
-            if r.status == "done" and (arm is None or r.arm == arm)
+            if r.status == "done" and arm in (None, r.arm, r.variant)
         ]
         return Points.from_rows(rows)
 
-    def tuning(self, arm: str, N: int) -> float:
-        """FLOPs of an arm's tuning that fall to one size: divided in proportion to the cost of an update."""
-        _, total = tuning_cost(self.stage.trials, arm)
-        costs = {r.N: r.facts.flops_per_update for r in self.results if r.arm == arm}
+    def tuning(self, variant: str, N: int) -> float:
+        """FLOPs of a variant's tuning that fall to one size: divided in proportion to the cost of an update."""
+        _, total = tuning_cost(self.trials(variant))
+        costs = {r.N: r.facts.flops_per_update for r in self.results if r.variant == variant}
         return total * costs[N] / sum(costs.values())
 
-    def arms(self) -> list[str]:
-        """Names of arms, the baseline first."""
-        names = dict.fromkeys(r.arm for r in self.results)
-        return sorted(names, key=lambda name: name != self.study.baseline)
+    def trials(self, variant: str) -> list[Trial]:
+        """The tuning runs behind a variant: its own, or all of its arm where it has none."""
+        axes = axes_of(self.study)
+        own = [t for t in self.stage.trials if variant_of(t.cell, axes) == variant]
+        arm = next((r.arm for r in self.results if r.variant == variant), variant)
+        return own or [t for t in self.stage.trials if t.arm == arm]
+
+    def variants(self) -> list[str]:
+        """Arms by their places on the other axes, the baseline's first."""
+        names = {r.variant: r.arm for r in self.results}
+        return sorted(names, key=lambda name: names[name] != self.study.baseline)
+
+    def reference(self, variant: str) -> str | None:
+        """What a variant is compared with: the baseline at its place, of the baseline itself that at the first place.
+
+        None for what has no counterpart.
+        """
+        axes = axes_of(self.study)
+        arm, cell = next((r.arm, r.cell) for r in self.results if r.variant == variant)
+        first = {path: values[0] for path, values in axes.items()}
+        place = first if arm == self.study.baseline else {path: cell[path] for path in axes}
+        for r in self.results:
+            if r.arm == self.study.baseline and all(r.cell.get(path) == value for path, value in place.items()):
+                return None if r.variant == variant else r.variant
+        return None
+
+
+def axes_of(study: Study) -> dict[str, tuple[Any, ...]]:
+    """The axes of the grid that set apart what is compared: all beside model, duration, seed and what moves with them."""
+    return {
+        path: values
+        for path, values in study.grid.items()
+        if path not in ("duration", "seed", *study.linked) and not path.startswith("model.") and len(values) > 1
+    }
+
+
+def variant_of(cell: Cell, axes: Mapping[str, Sequence[Any]]) -> str:
+    """``arm``, or ``arm · batch 64`` where there are other axes; a unit that all values share is left out."""
+    return " · ".join([cell.arm, *(f"{path.rpartition('.')[2]} {_short(cell.coordinates[path], axes[path])}"
+                                   for path in axes)])  # fmt: skip
+
+
+def _short(value: Any, values: Sequence[Any]) -> str:
+    units = {str(v).partition(" ")[2] for v in values}
+    return str(value).partition(" ")[0] if len(units) == 1 else str(value)
 
 
 def collect(study: Study, stage: Stage, store: Store, failures: Mapping[str, str] | None = None) -> Results:
@@ -117,13 +190,15 @@ def collect(study: Study, stage: Stage, store: Store, failures: Mapping[str, str
     keys = {lowered.run.key(u) for lowered in runs for u in lowered.points}
     measured = memory.measured(sorted(keys))
     found = []
+    axes = axes_of(study)
     for index, planned in enumerate(stage.planned):
-        found.append(_result(planned, measured, broken.get(index), failures.get(planned.name), store))
+        found.append(_result(planned, axes, measured, broken.get(index), failures.get(planned.name), store))
     return Results(study, stage, found, store, failures)
 
 
 def _result(
     planned: Planned,
+    axes: Mapping[str, Any],
     measured: Mapping[str, Mapping[str, float]],
     broke: int | None,
     failure: str | None,
@@ -131,37 +206,55 @@ def _result(
 ) -> Result:
     cell, lowered, facts = planned.cell, planned.lowered, planned.lowered.facts
     run = lowered.run
-    key = run.key(run.length)
+    chosen = lowered.chosen(measured)
+    at = run.length if chosen is None else chosen[0]
+    key = run.key(at)
     at_end = measured.get(key, {})
     losses = {part: at_end.get(measure.name) for part, measure in lowered.final.items()}
     status, message = "done", ""
-    if losses["A"] is None or losses["B"] is None:
+    if chosen is None or losses["B"] is None:
         status = "missing"
         if broke is not None:
             status = "diverged"
             message = _reason(planned, broke, store)
         elif failure is not None:
             status, message = "failed", failure
-    curve = []
+    read: dict[str, dict[str, float]] = {
+        part: {
+            name: at_end[measure.name]
+            for name in lowered.metrics
+            if (measure := lowered.at_end(name)[part]).name in at_end
+        }
+        for part in losses
+    }
+    curve: list[tuple[int, float]] = []
+    distance: list[tuple[int, float]] = []
     for update, measures in sorted(lowered.points.items()):
-        name = next((m.name for m in measures if m.part == "B" and m.observer is None), None)
-        value = measured.get(run.key(update), {}).get(name or "")
-        if value is not None:
-            curve.append((update, value))
+        here = measured.get(run.key(update), {})
+        for kept, wanted in ((curve, ("loss", "B", lowered.along)), (distance, ("distance", START, None))):
+            name = next((m.name for m in measures if (m.metric, m.part, m.observer) == wanted), "")
+            if name in here:
+                kept.append((update - lowered.begun, here[name]))
+    spread = [(z, at_end[m.name]) for m in lowered.points[run.length] if (z := reach(m.metric)) and m.name in at_end]
     seeds = cell.config["seed"]
     seed = str(cell.coordinates.get("seed", seeds))
     return Result(
         name=planned.name,
         arm=cell.arm,
+        variant=variant_of(cell, axes),
         cell=cell.coordinates,
         seed=seed,
         extra=cell.extra,
         root=f"N={facts.N} seed={seed}",
         N=facts.N,
         N_total=facts.N_total,
-        D=run.length * facts.terms_per_update,
-        S=run.length,
-        C=run.length * facts.flops_per_update,
+        D=lowered.length * facts.terms_per_update,
+        S=lowered.length,
+        C=lowered.flops,
+        C_pretrain=lowered.before.flops if lowered.before else 0.0,
+        unique=lowered.unique,
+        best=at - lowered.begun,
+        fixed_flops=lowered.fixed_flops,
         lr=planned.lr,
         lr_rule=planned.rule,
         lr_edge=planned.edge,
@@ -169,11 +262,56 @@ def _result(
         loss=losses["B"] if status == "done" else None,
         loss_a=losses["A"] if status == "done" else None,
         message=message,
+        metrics=read["B"] if status == "done" else {},
+        metrics_a=read["A"] if status == "done" else {},
         key=key,
         facts=facts,
         bits=bits_per_nat(open_source(lowered.data)),
         curve=tuple(curve),
+        steady=run.tracks[-1][2] - lowered.begun
+        if run.phases[-1].rule.lr.stationary and lowered.observer == lowered.along
+        else None,
+        distance=tuple(distance),
+        roughness=tuple(spread),
     )
+
+
+def _steady(lowered: Lowered) -> int | None:
+    """Where the stationary end of a run begins, if what is judged there can be read along the way."""
+    if not lowered.run.phases[-1].rule.lr.stationary or lowered.observer != lowered.along:
+        return None
+    return lowered.run.tracks[-1][2] - lowered.begun
+
+
+def metric_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """See `Results.metrics`."""
+    names = dict.fromkeys(name for r in results for name in r.metrics)
+    groups: dict[tuple[str, str], dict[int, list[Result]]] = {}
+    for r in results if names else ():
+        setting = {path: value for path, value in r.cell.items() if path not in ("duration", "seed")}
+        if not r.extra:
+            groups.setdefault((r.variant, repr(setting)), {}).setdefault(r.D, []).append(r)
+    rows = []
+    for (arm, _), by_D in groups.items():
+        longest = max(by_D)
+        ends = by_D[longest]
+        cell = {path: value for path, value in ends[0].cell.items() if path not in ("duration", "seed")}
+        for name in ("loss", *names):
+            values = [r.loss if name == "loss" else r.metrics.get(name) for r in ends]
+            known = [float(v) for v in values if v is not None and math.isfinite(v)]
+            rows.append(
+                {
+                    "arm": arm,
+                    "N": ends[0].N,
+                    "D": longest,
+                    "cell": cell,
+                    "metric": name,
+                    "mean": statistics.fmean(known) if known else None,
+                    "sd": statistics.stdev(known) if len(known) > 1 else None,
+                    "seeds": len(known),
+                }
+            )
+    return rows
 
 
 def bits_per_nat(source: Source) -> float | None:
@@ -202,8 +340,7 @@ def training_curve(result: Result, store: Store, points: int = 200) -> tuple[lis
     return np.asarray(updates[:whole].reshape(-1, stretch)[:, -1]).tolist(), means.tolist()
 
 
-def tuning_cost(trials: tuple[Trial, ...], arm: str) -> tuple[int, float]:
-    """(updates, FLOPs) of an arm's tuning runs, each counted whole: the same budget for every arm."""
-    mine = [t.lowered for t in trials if t.arm == arm]
-    updates = sum(lowered.run.length for lowered in mine)
-    return updates, sum(lowered.run.length * lowered.facts.flops_per_update for lowered in mine)
+def tuning_cost(trials: Sequence[Trial]) -> tuple[int, float]:
+    """(updates, FLOPs) of tuning runs, each counted whole: the same budget for every arm."""
+    mine = [t.lowered for t in trials]
+    return sum(lowered.length for lowered in mine), sum(lowered.flops for lowered in mine)

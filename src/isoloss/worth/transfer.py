@@ -18,7 +18,9 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
-from isoloss.laws import LawError, Points, fit
+import numpy as np
+
+from isoloss.laws import Points, fit
 from isoloss.recipe.errors import nearest
 from isoloss.worth import transfer_law
 from isoloss.worth.compare import FEWEST_SEEDS, LEVEL
@@ -202,24 +204,27 @@ def infinite_data(rows: Sequence[Row]) -> Interval:
     odds = PERFORMANCE / (1.0 - PERFORMANCE)
 
     def needed(p: Mapping[str, Any]) -> Any:
-        return (odds * p["b"] / p["E"]) ** (1.0 / p["c"])
+        with np.errstate(all="ignore"):
+            return (odds * np.asarray(p["b"]) / np.asarray(p["E"])) ** (1.0 / np.asarray(p["c"]))
 
     try:
         law = fit(points, "m2", x="D", loss="squared", cluster="cluster")
         value = float(needed(law.parameters))
+        if math.isnan(value):
+            return found | {"note": "the law of the curve from scratch has no loss at infinite data"}
         if D[0] <= value <= D[-1]:
             found |= {"value": value}
         else:
             found |= {"side": "less", "bound": D[0]} if value < D[0] else {"side": "more", "bound": D[-1]}
         if len({row.seed for row in rows}) >= FEWEST_SEEDS:
             ends = law.bootstrap(DRAWS).interval(needed, LEVEL)
-            low, high = max(ends.low, 0.0), ends.high
+            # What is not a number bounds nothing.
+            low, high = max(_least(rows), 0.0 if math.isnan(ends.low) else ends.low), ends.high
             opened = {(True, True): "both", (True, False): "low", (False, True): "high"}
-            low = max(low, _least(rows))
             found["open"] = opened.get((low < D[0], not high <= D[-1]), "")
             found["low"] = None if low < D[0] else min(low, D[-1])
             found["high"] = max(high, D[0]) if high <= D[-1] else None
-    except LawError as error:
+    except ValueError as error:  # a LawError too
         found["note"] = str(error)
     return found
 
@@ -312,7 +317,12 @@ def _holm(cells: Sequence[dict[str, Any]], p: str, flag: str) -> None:
 def _law(source: str, cells: Sequence[transfer_law.Cell], left_out: Mapping[str, int]) -> dict[str, Any]:
     reason = transfer_law.refusal(cells)
     record: dict[str, Any] = {"source": source, "left_out": dict(left_out), "reason": reason}
-    return record if reason else record | transfer_law.law(cells)
+    if reason:
+        return record
+    try:
+        return record | transfer_law.law(cells)
+    except ValueError as error:
+        return record | {"reason": str(error)}
 
 
 def _between(a: str, b: str, usable: Mapping[str, Sequence[transfer_law.Cell]]) -> dict[str, Any]:

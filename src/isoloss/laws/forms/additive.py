@@ -23,6 +23,7 @@ class Chinchilla(SumOfPowers):
     formula = "L = E + A N^-alpha + B D^-beta"
     source = "Hoffmann et al. 2022 (2203.15556), equation 2; refit by Besiroglu et al. 2024 (2404.10102)"
     variables = ("N", "D")
+    shares = ("a_opt", "b_opt")
     parameters: tuple[Parameter, ...] = (
         coefficient("A", {"N": "alpha"}, "size coefficient"),
         coefficient("B", {"D": "beta"}, "data coefficient"),
@@ -68,6 +69,7 @@ class ChinchillaOuter(Form):
     name = "chinchilla-outer"
     formula = "L = E + (A N^-alpha + B D^-beta)^gamma"
     source = "Busbridge et al. 2025, distillation scaling laws (2502.08606), supervised law"
+    floor = "E"
     variables = ("N", "D")
     parameters = (
         coefficient("A", {"N": "alpha"}, "size coefficient"),

@@ -22,8 +22,11 @@ class LogGrowth(Form):
     source = "Hoffer et al. 2017 (1705.08741), section 4: random walk on a random potential"
     variables = ("S",)
     response = "distance"
-    centre_logs = False
+    mixed = ("a", "b")
     parameters = (Parameter("a", positive=False), Parameter("b", positive=False))
+
+    def moved(self, values: Values, by: Mapping[str, Any]) -> dict[str, Any]:
+        return {**values, "b": values["b"] + values["a"] * by["S"]}
 
     def log_prediction(self, p: Namespace, v: Namespace) -> Any:
         return log(p.a * v.log_S + p.b)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,6 +43,7 @@ class M3(Form):
     formula = "L = b (1/x + g)^c"
     source = "M3 of Alabdulmohsin et al. 2022 (2209.06640)"
     linear_in = "log"
+    floor = "E"
     parameters = (
         coefficient("b", {"x": "c"}),
         Parameter("g", dimension={"x": -1}, role="scale", meaning="floor of 1/x"),
@@ -90,11 +91,12 @@ class M4(Form):
     name = "m4"
     formula = "(L - E) / (L0 - L)^a = b x^-c"
     source = "M4 of Alabdulmohsin et al. 2022 (2209.06640), equation 3"
+    floor = "E"
     parameters = (
         coefficient("E", meaning="irreducible loss"),
         coefficient("L0", meaning="loss at random guessing"),
         coefficient("b", {"x": "c"}),
-        exponent("a", "sharpness of the upper bend", upper=20.0),
+        exponent("a", "sharpness of the upper bend: a corner at its lower bound", lower=0.05),
         exponent("c"),
     )
 
@@ -102,54 +104,57 @@ class M4(Form):
         # L = E + span * sigmoid(z) with log sigmoid(z) - a log(1 - sigmoid(z)) = right.
         log_span = log(p.L0 - p.E)
         right = p.log_b - p.c * v.log_x - (1.0 - p.a) * log_span
-        z = _solve_m4(value_of(right), value_of(p.a))
-        if isinstance(right, Jet):
-            # Two Newton steps in jet arithmetic carry exact first and second derivatives of the root.
-            for _ in range(2):
-                z = z - (_left(z, p.a) - right) / _left_slope(z, p.a)
+        z = bend(right, p.a)
         return logaddexp(p.log_E, log_span - softplus(-1.0 * z))
 
     def guesses(self, v: Namespace, y: Array) -> list[Values]:
-        found: list[tuple[float, Values]] = []
-        low, high = float(y.min()), float(y.max())
-        for share in (0.05, 0.5, 0.8, 0.95, 0.99):
-            for rise in (1.01, 1.1, 1.5, 3.0):
-                E, L0 = share * low, rise * high
-                for a in (0.0, 0.1, 0.3, 0.6, 1.0, 2.0):
-                    left = np.log(y - E) - a * np.log(L0 - y)
-                    design = np.stack([np.ones_like(left), -v.log_x], axis=1)
-                    (log_b, c), *_ = np.linalg.lstsq(design, left, rcond=None)
-                    values = {"E": E, "L0": L0, "b": float(np.exp(log_b)), "a": a, "c": max(float(c), 1e-3)}
-                    predicted = self.predict(values, {"x": np.exp(v.log_x)})
-                    found.append((float(np.mean((np.log(predicted) - np.log(y)) ** 2)), values))
-        return [values for _, values in sorted(found, key=lambda item: item[0])[:6]]
+        shares, rises, bends = (0.05, 0.5, 0.8, 0.95, 0.99), (1.01, 1.1, 1.5, 3.0), (0.05, 0.1, 0.3, 0.6, 1.0, 2.0)
+        grid = np.array(list(product(shares, rises, bends)))
+        E, L0, a = grid[:, :1] * y.min(), grid[:, 1:2] * y.max(), grid[:, 2:]
+        left = np.log(y - E) - a * np.log(L0 - y)
+        lx = v.log_x - v.log_x.mean()
+        c = np.maximum(-(left @ lx) / (lx @ lx), 1e-3)[:, None]
+        b = np.exp(left.mean(axis=1, keepdims=True) + c * v.log_x.mean())
+        columns = {"E": E, "L0": L0, "b": b, "a": a, "c": c}
+        error = np.log(self.predict(columns, {"x": np.exp(v.log_x)})) - np.log(y)
+        best = np.argsort(np.mean(error**2, axis=1), kind="stable")[:6]
+        return [{name: float(column[i, 0]) for name, column in columns.items()} for i in best]
 
 
-def _left(z: Any, a: Any) -> Any:
-    return a * softplus(z) - softplus(-1.0 * z)
-
-
-def _left_slope(z: Any, a: Any) -> Any:
+def bend(right: Any, a: Any) -> Any:
+    """Root z of a softplus(z) - softplus(-z) = right, with its derivatives by the implicit function theorem."""
+    z = _solve_m4(value_of(right), value_of(a))
+    if not (isinstance(right, Jet) and isinstance(a, Jet)):
+        return z
     share = sigmoid(z)
-    return 1.0 - share + a * share
+    # Slope of the left side in z, which bends by (a - 1) share (1 - share); it vanishes where a does.
+    slope = np.maximum(sigmoid(-z) + a.value * share, 1e-30)
+    bend, mixed = (a.value - 1.0) * share * (1.0 - share), share
+    by_right, by_a = 1.0 / slope, -softplus(z) / slope
+    curvatures = {
+        (0, 0): -bend * by_right**3,
+        (0, 1): -(mixed + bend * by_a) * by_right**2,
+        (1, 1): -(2.0 * mixed + bend * by_a) * by_a * by_right,
+    }
+    return Jet(z, (right, a), (by_right, by_a), curvatures)
 
 
 def _solve_m4(right: Array, a: Array) -> Array:
-    """Root z of a softplus(z) - softplus(-z) = right, by bracketed Newton (the left side increases)."""
-    right, a = np.broadcast_arrays(np.nan_to_num(right, nan=0.0, posinf=1e3, neginf=-1e3), a)
-    # For z < 0 the left side is about z, for z > 0 about a z.
-    low = np.minimum(right, 0.0) - 2.0 - 2.0 * np.abs(a)
-    high = np.where(right > 0, (right + 1.0) / np.maximum(a, 1e-3) + 1.0, right + 2.0)
-    high = np.maximum(high, 1.0)
-    z = np.clip(right, low, high)
+    """Root z of a softplus(z) - softplus(-z) = right.
+
+    The left side increases and bends one way only, so that Newton's method comes to the root from one side.
+    """
+    right, a = np.broadcast_arrays(np.clip(np.nan_to_num(right, nan=0.0), -1e3, 1e3), np.maximum(a, 1e-6))
+    z = np.where(right > 0, right / a, right)
     for _ in range(60):
-        gap = _left(z, a) - right
-        low, high = np.where(gap < 0, z, low), np.where(gap > 0, z, high)
-        step = z - gap / _left_slope(z, a)
-        z_new = np.where((step > low) & (step < high), step, 0.5 * (low + high))
-        if np.max(np.abs(z_new - z) / (1.0 + np.abs(z)), initial=0.0) < 1e-12:
-            return z_new
-        z = z_new
+        small = np.exp(-np.abs(z))
+        above = np.maximum(z, 0.0) + np.log1p(small)
+        share = np.where(z > 0, 1.0, small) / (1.0 + small)
+        slope = np.maximum(1.0 - share + a * share, 1e-12)
+        step = (a * above - (above - z) - right) / slope
+        z = z - step
+        if np.max(np.abs(step) / (1.0 + np.abs(z)), initial=0.0) < 1e-13:
+            break
     return z
 
 
@@ -159,6 +164,7 @@ class ShiftedPower(Form):
     name = "shifted-power"
     formula = "L = d + a (x + b)^-c"
     source = "Qiu et al. 2025, loss collapse (2507.02119); also used for Pareto fronts by marin"
+    floor = "d"
     parameters = (
         coefficient("d", meaning="floor"),
         coefficient("a", {"x": "c"}),
@@ -184,8 +190,11 @@ class LogLinear(Form):
     name = "log-linear"
     formula = "L = a - b ln x"
     source = "baseline"
-    centre_logs = False
+    mixed = ("a", "b")
     parameters = (Parameter("a", positive=False), Parameter("b", positive=False))
+
+    def moved(self, values: Values, by: Mapping[str, Any]) -> dict[str, Any]:
+        return {**values, "a": values["a"] - values["b"] * by["x"]}
 
     def log_prediction(self, p: Namespace, v: Namespace) -> Any:
         return log(p.a - p.b * v.log_x)
@@ -201,6 +210,7 @@ class Envelope(M2):
     formula = "L = L_inf + A C^-p"
     source = "marin speed-run analysis: floor pinned, speed-up ((L1 - L_inf)/(L2 - L_inf))^(1/p)"
     variables = ("C",)
+    pinned, default_loss = ("L_inf",), "lower-envelope"
     parameters = (coefficient("L_inf", meaning="pinned floor"), coefficient("A", {"C": "p"}), exponent("p"))
     terms = (Term("L_inf"), Term("A", {"C": "-p"}))
 
@@ -218,14 +228,18 @@ class PiecewisePower(Form):
     name = "ppl"
     formula = "ln L = t1 + t2 ln x + t3 (ln x)^2 for x <= X; the tangent line at X beyond"
     source = "Jain et al. 2023, PPL (2303.01598), section 3.2"
-    centre_logs = False
     linear_in = "log"
+    mixed = ("t1", "t2", "t3")
     parameters = (
         Parameter("t1", positive=False),
         Parameter("t2", positive=False),
         Parameter("t3", positive=False),
-        Parameter("X", dimension={"x": 1}, role="scale", meaning="joining point"),
+        Parameter("X", dimension={"x": 1}, role="scale", meaning="joining point", within="x"),
     )
+
+    def moved(self, values: Values, by: Mapping[str, Any]) -> dict[str, Any]:
+        t1, t2, t3, m = values["t1"], values["t2"], values["t3"], by["x"]
+        return {**values, "t1": t1 + t2 * m + t3 * m * m, "t2": t2 + 2.0 * t3 * m}
 
     def log_prediction(self, p: Namespace, v: Namespace) -> Any:
         # Beyond the join the square is replaced by its tangent: x^2 - (x - X)^2.
@@ -250,6 +264,7 @@ class BrokenPower(Form):
     """A smoothly broken power law with n breaks."""
 
     source = "Caballero et al. 2023, broken neural scaling laws (2210.14891), equation 1"
+    floor = "a"
 
     def __init__(self, breaks: int) -> None:
         self.breaks = breaks
@@ -257,14 +272,14 @@ class BrokenPower(Form):
         self.formula = "L = a + b x^-c0 prod_i (1 + (x/d_i)^(1/f_i))^(-c_i f_i)"
         parameters = [
             coefficient("a", meaning="limit"),
-            Parameter("b", dimension={"x": "c0"}, role="scale"),
+            coefficient("b", {"x": "c0"}),
             Parameter("c0", positive=False, lower=-EXPONENT, upper=EXPONENT, role="exponent"),
         ]
         for i in range(1, breaks + 1):
             parameters += [
                 Parameter(f"c{i}", positive=False, lower=-EXPONENT, upper=EXPONENT, role="exponent"),
-                Parameter(f"d{i}", dimension={"x": 1}, role="scale", meaning="place of the break"),
-                Parameter(f"f{i}", lower=0.005, upper=50.0, role="scale", meaning="width of the break"),
+                Parameter(f"d{i}", dimension={"x": 1}, role="scale", meaning="place of the break", within="x"),
+                Parameter(f"f{i}", lower=0.05, upper=50.0, role="scale", meaning="width of the break"),
             ]
         self.parameters = tuple(parameters)
 
@@ -294,4 +309,4 @@ class BrokenPower(Form):
         return [values for _, values in sorted(found, key=lambda item: item[0])[:8]]
 
 
-EXPONENT = 20.0
+EXPONENT = 8.0

@@ -28,6 +28,7 @@ class DataConstrained(Form):
     formula = "L = E + A N'^-alpha + B D'^-beta; X' = U_X (1 + r_X (1 - exp(-R_X/r_X)))"
     source = "Muennighoff et al. 2023 (2305.16264), equations 5 to 7"
     variables = ("N", "D", "unique")
+    floor, shares = "E", ("a_opt", "b_opt")
     same_unit: ClassVar[Mapping[str, str]] = {"unique": "D"}
     parameters: tuple[Parameter, ...] = (
         coefficient("A", {"N": "alpha"}, "size coefficient"),

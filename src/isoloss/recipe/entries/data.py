@@ -90,7 +90,10 @@ ENTRIES = (
         1,
         (
             Option("order", "integer", 1, 0, 8, summary="tokens that the next one depends on"),
-            Option("vocabulary", "integer", 16, 2, 1_024, summary="number of token ids"),
+            Option("vocabulary", "integer", 16, 2, 1_024, summary="number of token ids in use"),
+            Option(
+                "pad_to", "integer", None, 2, 10**7, summary="token ids that models are made for; null: those in use"
+            ),
             Option("tokens", "integer", 1_000_000, 2, 10**9, summary="training tokens generated"),
             _SEED,
         ),

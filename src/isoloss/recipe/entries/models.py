@@ -6,6 +6,23 @@ from isoloss.recipe.entry import REQUIRED, Entry, Option
 
 _DEPTH = Option("depth", "integer", REQUIRED, 1, 1_024, summary="number of blocks")
 _WIDTH = Option("width", "integer", REQUIRED, 1, 65_536, summary="size of a hidden vector")
+_TRANSFER = (
+    Option(
+        "parametrisation",
+        "word",
+        "standard",
+        choices=("standard", "mup"),
+        summary="initial values and learning rates: as they are, or such that one lr serves all widths (muP)",
+    ),
+    Option(
+        "base_width",
+        "integer",
+        None,
+        1,
+        65_536,
+        summary="mup: width that the learning rate is meant for; nothing changes there",
+    ),
+)
 
 
 ENTRIES = (
@@ -30,6 +47,7 @@ ENTRIES = (
                 summary="hidden size over width, rounded up to 8s; null: 8/3 for swiglu, 4 for gelu",
             ),
             Option("tied", "boolean", False, summary="one table for the embedding and the output head"),
+            *_TRANSFER,
         ),
         ("tokens",),
     ),
@@ -39,7 +57,7 @@ ENTRIES = (
         "classifier of vectors: linear layers with ReLU between",
         "isoloss.models.mlp:MLP",
         1,
-        (_WIDTH, Option("depth", "integer", REQUIRED, 1, 1_024, summary="number of hidden layers")),
+        (_WIDTH, Option("depth", "integer", REQUIRED, 1, 1_024, summary="number of hidden layers"), *_TRANSFER),
         ("vectors",),
     ),
     Entry(
@@ -82,6 +100,7 @@ ENTRIES = (
                 choices=("pad", "projection"),
                 summary="where shapes differ: zero channels, or a 1x1 convolution with BatchNorm",
             ),
+            *_TRANSFER,
         ),
         ("vectors", "images"),
     ),

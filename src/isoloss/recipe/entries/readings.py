@@ -79,7 +79,7 @@ ENTRIES = (
     Entry(
         "auroc",
         "metric",
-        "how well confidence tells right from wrong answers; 0.5 is chance",
+        "probability that a right answer is held with more confidence than a wrong one (Kadavath et al. 2022)",
         "isoloss.train.calibration:auroc",
         1,
     ),

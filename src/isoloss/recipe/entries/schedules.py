@@ -26,6 +26,15 @@ ENTRIES = (
     _decay("mirror_cosine", "2 (1 - x) - (1 + cos(pi x)) / 2"),
     _decay("square", "1 - x^2"),
     Entry(
+        "power",
+        "schedule",
+        "1 - x^exponent",
+        "isoloss.methods.schedules:power",
+        1,
+        (*_DECAY, Option("exponent", "number", 0.5, 0, 100, open_low=True, summary="a of 1 - x^a; 0.5: 1 - sqrt(x)")),
+        ("decay",),
+    ),
+    Entry(
         "exponential",
         "schedule",
         "final^x",

@@ -19,6 +19,20 @@ _SIZE = (
     ),
 )
 _SWITCHES = (_BEGIN, _END)
+_WEIGHTS = (
+    Option("r", "number", 0.0, 0, 100, summary="weight of update t in the average: t^r ..."),
+    Option(
+        "weight_lr_power", "number", 2.0, 0, 100, summary="... times the highest learning rate so far to this power"
+    ),
+    Option(
+        "refresh",
+        "integer",
+        32,
+        1,
+        1_000_000,
+        summary="training batches that estimate running statistics (BatchNorm) of the average anew",
+    ),
+)
 _NESTEROV = Option(
     "nesterov",
     "boolean",
@@ -79,6 +93,7 @@ ENTRIES = (
                 summary="decoupled weight decay, times the learning rate",
             ),
         ),
+        ("adam",),
     ),
     Entry(
         "sgd",
@@ -92,6 +107,7 @@ ENTRIES = (
             Option("nesterov", "boolean", True, summary="look ahead along the velocity; needs momentum above 0"),
             Option("weight_decay", "number", 0.0, 0, 10, summary="added to the gradient, times the weights"),
         ),
+        ("sgd",),
     ),
     Entry(
         "lamb",
@@ -132,6 +148,69 @@ ENTRIES = (
                 choices=("original", "larc", "lamb-paper"),
                 summary="rule in use: docs/methods/lars.md",
             ),
+        ),
+    ),
+    Entry(
+        "schedule_free_adamw",
+        "optimizer",
+        "AdamW without a schedule, evaluated at its own average (Defazio et al. 2024)",
+        "isoloss.methods.schedule_free:ScheduleFreeAdamW",
+        1,
+        (
+            _LR,
+            Option(
+                "betas",
+                "pair",
+                (0.9, 0.999),
+                0,
+                1,
+                open_high=True,
+                summary="interpolation between z and the average, decay of the second moment",
+            ),
+            Option("eps", "number", 1e-8, 0, 1, open_low=True, summary="added to the root of the second moment"),
+            Option("weight_decay", "number", 0.1, 0, 10, summary="at y, times the learning rate"),
+            *_WEIGHTS,
+        ),
+        ("adam", "averaging"),
+    ),
+    Entry(
+        "schedule_free_sgd",
+        "optimizer",
+        "SGD without a schedule, evaluated at its own average (Defazio et al. 2024)",
+        "isoloss.methods.schedule_free:ScheduleFreeSGD",
+        1,
+        (
+            _LR,
+            Option("momentum", "number", 0.9, 0, 1, open_high=True, summary="interpolation between z and the average"),
+            Option("weight_decay", "number", 0.0, 0, 10, summary="at y, times the learning rate"),
+            *_WEIGHTS,
+        ),
+        ("sgd", "averaging"),
+    ),
+    Entry(
+        "muon",
+        "optimizer",
+        "orthogonal steps for hidden matrices, AdamW for the rest (Jordan et al. 2024)",
+        "isoloss.methods.muon:MuonAdamW",
+        1,
+        (
+            _LR,
+            Option("momentum", "number", 0.95, 0, 1, open_high=True, summary="decay of the momentum of matrices"),
+            Option("nesterov", "boolean", True, summary="look ahead along the momentum"),
+            Option("weight_decay", "number", 0.0, 0, 10, summary="decoupled, times each part's own learning rate"),
+            Option("ns_steps", "integer", 5, 1, 99, summary="Newton-Schulz steps"),
+            Option(
+                "adjust_lr",
+                "word",
+                "original",
+                choices=("original", "match_rms_adamw"),
+                summary="scale of a matrix's step: sqrt(max(1, rows / columns)), or as large as AdamW's",
+            ),
+            Option(
+                "adamw_ratio", "number", 0.015, 0, 1_000, open_low=True, summary="AdamW's learning rate over Muon's"
+            ),
+            Option("betas", "pair", (0.9, 0.95), 0, 1, open_high=True, summary="AdamW's, for the rest"),
+            Option("eps", "number", 1e-8, 0, 1, open_low=True, summary="AdamW's, for the rest"),
         ),
     ),
     _extrapolate("local", "local extragradient (Lin et al. 2020): each micro-batch along its own gradient", _FRESH),

@@ -1,0 +1,77 @@
+"""The studies of the repository: each one plans, and its small twin runs and answers its questions by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import isoloss
+
+FOLDER = Path(__file__).resolve().parents[1] / "studies"
+SMALL = FOLDER / "small"
+
+
+def trained(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The answer of a small study, run to its end."""
+    pytest.importorskip("sklearn")
+    monkeypatch.setenv("ISOLOSS_CACHE", str(tmp_path / "cache"))
+    results = isoloss.run(SMALL / f"{name}.yaml", store=tmp_path / "store", quiet=True)
+    assert {r.status for r in results.results} == {"done"}
+    isoloss.report(results.answer(), tmp_path / "report")
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert 'id="large-batch' in page
+    return results.answer()
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_study_plans(path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ISOLOSS_DATA", str(shared_data))
+    monkeypatch.setenv("ISOLOSS_CACHE", str(tmp_path / "cache"))
+    planned = isoloss.plan(path)
+    assert planned.shared.updates > 0
+
+
+@pytest.mark.slow
+def test_optimizers_at_scale_gives_speed_up_curves_and_critical_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = trained("optimizers-at-scale", tmp_path, monkeypatch)
+    (size,) = answer["large_batch"]["sizes"]
+    arms = {"sgd", "adamw", "lamb"}
+    assert {c["arm"] for c in size["cells"]} == arms
+    for cell in size["cells"]:
+        assert cell["speedup"]["low"] is not None and len(cell["by_seed"]) == 3
+    fitted = {c["arm"]: c for c in size["critical"]}
+    assert fitted["sgd"]["B_crit"]["ratio"] > 0 and fitted["sgd"]["predicted"]["ratio"] > 0
+    assert {leave["arm"] for leave in size["leaves"]} == arms
+    compared = {(w["arm"], w["reference"]) for w in answer["worth"]}
+    assert ("adamw · batch 64", "sgd · batch 64") in compared and ("sgd · batch 64", "sgd · batch 16") in compared
+    assert all(w["reference"].startswith("sgd") for w in answer["worth"])
+
+
+@pytest.mark.slow
+def test_train_longer_says_what_each_ingredient_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = trained("train-longer", tmp_path, monkeypatch)
+    (size,) = answer["large_batch"]["sizes"]
+    closed = {m["arm"]: m for m in size["gap"]["methods"]}
+    assert set(closed) == {"lr", "ghost", "lr + ghost", "regime", "lr + ghost + regime"}
+    assert all(m["seeds"] == 3 and m["low"] < m["share"] < m["high"] for m in closed.values())
+    # What the poster's table says in direction: the scaled rate closes a part, the adapted regime all of it.
+    assert 0 < closed["lr"]["share"] < closed["lr + ghost + regime"]["share"]
+    assert closed["lr + ghost + regime"]["low"] > 0.8
+    # Equal batches of equal rules are one training.
+    assert answer["sharing"]["updates"]["shared"] < 0.6 * answer["sharing"]["updates"]["unshared"]
+    assert answer["distances"]
+
+
+@pytest.mark.slow
+def test_extrapolation_charges_every_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = trained("extrapolation", tmp_path, monkeypatch)
+    ratios = {w["arm"]: w for w in answer["worth"]}
+    local, past = ratios["local extragradient · batch 64"], ratios["past gradient · batch 64"]
+    assert local["compute"]["ratio"] == pytest.approx(local["data"]["ratio"] / 2, rel=1e-6)
+    assert past["compute"]["ratio"] == pytest.approx(past["data"]["ratio"], rel=1e-6)
+    (size,) = answer["large_batch"]["sizes"]
+    assert len({c["arm"] for c in size["cells"]}) >= 6
