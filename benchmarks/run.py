@@ -1,6 +1,6 @@
 """Every benchmark in turn, its table kept under benchmarks/results/ with what it ran on.
 
-python benchmarks/run.py [training planning store laws methods]
+python benchmarks/run.py [training planning store branch laws methods]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ COMMANDS = {
     "training": [["training.py", "--loop"], ["training.py"]],
     "planning": [["planning.py"]],
     "store": [["store.py"]],
+    "branch": [["branch.py"]],
     "laws": [["laws.py"]],
     "methods": [["methods.py", "--write"]],
 }

@@ -13,15 +13,15 @@ FOLDER = Path(__file__).resolve().parents[1] / "studies"
 SMALL = FOLDER / "small"
 
 
-def trained(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The answer of a small study, run to its end."""
+def trained(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section: str = "large-batch") -> dict[str, Any]:
+    """The answer of a small study, run to its end, its page with the section that it is about."""
     pytest.importorskip("sklearn")
     monkeypatch.setenv("ISOLOSS_CACHE", str(tmp_path / "cache"))
     results = isoloss.run(SMALL / f"{name}.yaml", store=tmp_path / "store", quiet=True)
     assert {r.status for r in results.results} == {"done"}
     isoloss.report(results.answer(), tmp_path / "report")
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    assert 'id="large-batch' in page
+    assert f'id="{section}' in page
     return results.answer()
 
 
@@ -75,3 +75,38 @@ def test_extrapolation_charges_every_gradient(tmp_path: Path, monkeypatch: pytes
     assert past["compute"]["ratio"] == pytest.approx(past["data"]["ratio"], rel=1e-6)
     (size,) = answer["large_batch"]["sizes"]
     assert len({c["arm"] for c in size["cells"]}) >= 6
+
+
+@pytest.mark.slow
+def test_transfer_text_gives_a_law_and_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = trained("transfer-text", tmp_path, monkeypatch, "transfer")
+    found = answer["transfer"]
+    assert (found["scratch"], found["sources"]) == ("scratch", ["docs"]) and len(found["cells"]) == 2 * 4
+    # English docstrings help Python code, and the less code there is, the more.
+    for N in {c["N"] for c in found["cells"]}:
+        worth = {c["D_F"]: c["multiplier"]["value"] for c in found["cells"] if c["N"] == N}
+        assert worth[960] > 1.5 and worth[960] > worth[16_000]
+    (law,) = found["laws"]
+    assert law["reason"] is None and law["cells"] >= 4
+    for route in law["routes"].values():
+        assert {"k", "alpha", "beta"} <= set(route) and route["beta"]["low"] < route["beta"]["high"]
+    assert found["advice"].startswith("Fine-tune docs") and answer["summary"][0] == found["advice"]
+    met = {entry["part"]: entry for entry in found["contamination"]}
+    # The docstrings that the source consists of are stripped from the code.
+    assert all(entry["shared"] < 0.01 * entry["windows"] for entry in met.values())
+    repeats = any(entry["shared"] for entry in met.values())
+    assert any("holds target data too" in caveat for caveat in answer["caveats"]) == repeats
+    assert all(entry["C_pretrain"] > 0 for entry in found["compute"]) and found["compute"]
+    # A seed's pre-training is trained once for its four sizes of target data.
+    assert answer["sharing"]["updates"]["shared"] == 2 * 3 * (200 + 8 * 500)
+
+
+@pytest.mark.slow
+def test_transfer_images_says_why_there_is_no_law(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = trained("transfer-images", tmp_path, monkeypatch, "transfer")["transfer"]
+    assert len(found["cells"]) == 2 * 5 and all(c["seeds"] == 3 for c in found["cells"])
+    (law,) = found["laws"]
+    assert law["reason"] or law["cells"] >= 4
+    assert sum(law["left_out"].values()) + (law.get("cells") or 0) >= (len(found["cells"]) if law["reason"] else 4)
+    assert any("half" in sentence and ("no law" in sentence or "k = " in sentence) for sentence in found["text"])
+    assert {entry["part"]: entry["shared"] for entry in found["contamination"]} == {"train": 0, "A": 0, "B": 0}

@@ -130,7 +130,9 @@ def test_the_state_is_that_of_a_literal_loop(whole: tuple[Any, Path], arm: str) 
         moments = {name[10:]: value for name, value in tensors.items() if name.startswith("optimizer/")}
         from isoloss.train import optimizers
 
-        optimizers.load_state(second.optimizer, second.parameters, moments, meta["optimizer"], second.rule.optimizer, True)
+        optimizers.load_state(
+            second.optimizer, second.parameters, moments, meta["optimizer"], second.rule.optimizer, True
+        )
     for offset in range(20):
         second.step(offset)
     stored, _, _ = Store(store, create=False).load(run.key(60))

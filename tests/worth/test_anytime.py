@@ -30,8 +30,15 @@ def bent(fork: float) -> float:
 
 
 def trajectories(
-    gap: Callable[[float], float], chance: np.random.Generator, *, seeds: int = 3, forks: tuple[int, ...] = FORKS,
-    until: int = 960, wobble: float = 0.004, scatter: float = 0.004, apart: float = 0.02,
+    gap: Callable[[float], float],
+    chance: np.random.Generator,
+    *,
+    seeds: int = 3,
+    forks: tuple[int, ...] = FORKS,
+    until: int = 960,
+    wobble: float = 0.004,
+    scatter: float = 0.004,
+    apart: float = 0.02,
 ) -> tuple[list[Point], dict[str, float]]:
     """(points, offset of each seed): trunks wobble, branches scatter, seeds move both together."""  # fmt: skip
     points, offsets = [], {}

@@ -6,7 +6,20 @@ import sys
 
 import typer
 
-from isoloss.cli import backtest, branch, compare, coordinates, fit, plan, predict, quickstart, report, run, store
+from isoloss.cli import (
+    advise,
+    backtest,
+    branch,
+    compare,
+    coordinates,
+    fit,
+    plan,
+    predict,
+    quickstart,
+    report,
+    run,
+    store,
+)
 from isoloss.recipe.errors import IsolossError, RunFailed
 
 app = typer.Typer(
@@ -27,6 +40,7 @@ app.command()(coordinates.coordinates)
 app.command()(fit.fit)
 app.command()(predict.predict)
 app.command()(backtest.backtest)
+app.add_typer(advise.app, name="advise")
 app.add_typer(store.app, name="store")
 
 

@@ -11,7 +11,7 @@ three), has no optimum to report: it is drawn again, and counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import comb
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -39,8 +39,10 @@ MANY_AT_BOUND = 0.05
 # Two routes agree on an objective F of n rows when they differ by this share of it: the likelihood-ratio distance,
 # about 2 n times as much, is then a small fraction of a standard error for any table of less than a million rows.
 AGREE = 1e-8
-SETTLED = 1e-7  # predicted decrease, relative to its objective, at which a draw that crept is solved
-TOGETHER = 256
+# A draw that creeps along a valley is solved where a box of steps would gain this share of its objective; laws of
+# more than five parameters have valleys whose far ends no table tells apart, and are followed less far.
+SETTLED, SETTLED_MANY, MANY = 1e-8, 1e-5, 5
+WALKS, WALKS_MANY, TOGETHER = 8, 2, 512
 DEPENDENT = 1e-13  # eigenvalue of the scaled information below which a direction counts as undetermined
 OPEN_FACTOR = 2.0  # ratio of an interval's ends beyond which a parameter counts as open
 Target = str | Callable[[Mapping[str, Any]], Any]
@@ -411,10 +413,11 @@ def _solve(fit: Fit, y: Array, weight: Array) -> Solution:
     free, lower, upper = problem.free, problem.lower, problem.upper
     solution = minimise(problem.model(), start, y, weight, objective, free, lower, upper)
     bad = np.flatnonzero(~(solution.converged & np.isfinite(solution.objective)))
+    settled = SETTLED if int(free.sum()) <= MANY else SETTLED_MANY
     for begin in range(0, len(bad), TOGETHER):
         index = bad[begin : begin + TOGETHER]
         moving = np.broadcast_to(free, start.shape)
-        task = Task(problem.model(), y, weight, objective, moving, lower, upper, SETTLED).of(index)
+        task = Task(problem.model(), y, weight, objective, moving, lower, upper, settled).of(index)
         best = _finish(fit, task, solution.theta[index])
         solution.theta[index], solution.objective[index] = best.theta, best.value
         solution.converged[index] = best.converged
@@ -423,13 +426,14 @@ def _solve(fit: Fit, y: Array, weight: Array) -> Solution:
 
 def _finish(fit: Fit, task: Task, theta: Array) -> Point:
     """The optima of draws: from where the batch stopped, else from other starts until one ends at an optimum."""
-    best = polish(task, theta)
+    walks = WALKS if task.gain == SETTLED else WALKS_MANY
+    best = polish(task, theta, walks)
     minima = (from_natural(fit.form, m.parameters, fit.problem.centre) for m in fit.minima[1:3])
     for start in (_revived(fit), fit.theta, *minima):
         todo = np.flatnonzero(~best.converged)
         if not len(todo):
             break
-        other = polish(task.of(todo), np.repeat(start[None, :], len(todo), axis=0))
+        other = polish(task.of(todo), np.repeat(start[None, :], len(todo), axis=0), walks)
         # Two routes to one objective are a solution, even where the last digits creep along a valley.
         agreed = np.abs(other.value - best.value[todo]) <= AGREE * best.value[todo]
         other.converged |= agreed

@@ -9,7 +9,6 @@ import numpy as np
 
 from isoloss.laws.errors import LawError
 from isoloss.laws.losses import Objective
-from isoloss.laws.newton import minimise
 from isoloss.laws.problem import to_natural
 
 if TYPE_CHECKING:
@@ -151,18 +150,15 @@ def _identification(
 
 def sensitivity(fit: Fit, deltas: tuple[float, ...]) -> dict[str, dict[str, float]]:
     """Refits from the optimum at other widths and at the L1 limit."""
-    from isoloss.laws.fitting import continuation
+    from isoloss.laws.fitting import refit
 
     problem = fit.problem
-    model, y, weight = problem.model(), problem.y[None, :], problem.weight[None, :]
     unit = 1.0 if problem.form.space != "value" else max(float(np.std(problem.y)), 1e-12)
     objectives = {f"huber {delta:g}": Objective("huber", delta * unit) for delta in deltas}
     objectives["l1"] = Objective("l1", deltas[-1] * unit)
     result = {}
     for label, objective in objectives.items():
-        theta = fit.theta[None, :]
-        for step in continuation(problem, objective):
-            theta = minimise(model, theta, y, weight, step, problem.free, problem.lower, problem.upper).theta
+        theta = refit(problem, fit.theta, objective).theta
         natural = {name: float(v[0]) for name, v in problem.natural(theta).items()}
         with np.errstate(all="ignore"):
             derived = {name: float(f(natural)) for name, f in fit.form.derived().items()}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 STARTS = 8
 HOPELESS = 10.0
-WIDE, NARROW = 15, 8  # iterations of the widest objective and of each narrower one, before the last digits
+WIDE, NARROW = 15, 3  # iterations of the widest objective and of each narrower one, before the last digits
 FOLLOWED, POLISHED = 4, 3  # starts followed beyond the widest objective, and of those solved to the last digit
 
 
@@ -253,11 +253,37 @@ def default_delta(form: Form, problem: Problem) -> float:
 def solve(points: Points, problem: Problem, objective: Objective, first: Array, cluster: Any = None) -> Fit:
     """Continue from starts to the objective and collect the result."""
     theta = np.clip(first, problem.lower, problem.upper)
-    begun = theta
-    model = problem.model()
-    y, weight = problem.y[None, :], problem.weight[None, :]
-    solution = None
     steps = continuation(problem, objective)
+    found = _follow(problem, theta, steps)
+    ranked = np.argsort(found.value, kind="stable")
+    best = int(ranked[0])
+    if objective.kind == "l1":
+        found.value = np.sum(problem.weight * np.abs(found.r), axis=1)
+    gradient = relative_gradient(problem, found.theta[best], steps[-1])
+    result = Fit(
+        problem.form,
+        points,
+        problem,
+        objective,
+        found.theta[best],
+        float(found.value[best]),
+        gradient,
+        bool(found.converged[best]),
+        _minima(problem, found.of(ranked)),
+        cluster,
+    )
+    _refuse_unmoved(result, theta, gradient)
+    return result
+
+
+def refit(problem: Problem, theta: Array, objective: Objective) -> Point:
+    """The optimum of another objective from the parameters (p,) of one."""
+    return _follow(problem, theta[None, :], continuation(problem, objective))
+
+
+def _follow(problem: Problem, theta: Array, steps: list[Objective]) -> Point:
+    """From starts (s, p) through ever narrower objectives to optima of the last one; the best one is solved."""
+    model, y, weight = problem.model(), problem.y[None, :], problem.weight[None, :]
     for step in steps:
         # Wide objectives only lead the way: they need not be solved to the last digit.
         limit = WIDE if step is steps[0] else NARROW
@@ -273,28 +299,17 @@ def solve(points: Points, problem: Problem, objective: Objective, first: Array, 
     free = np.broadcast_to(problem.free, theta.shape)
     task = Task(model, y, weight, steps[-1], free, problem.lower, problem.upper)
     found = polish(task, theta, rounds=0)
-    first = int(np.argmin(found.value))
-    if not found.converged[first]:
-        found.put(np.array([first]), polish(task.of(np.array([first])), found.theta[[first]]))
-    order = np.argsort(found.value, kind="stable")
-    best = int(order[0])
-    if objective.kind == "l1":
-        found.value = np.sum(weight * np.abs(found.r), axis=1)
-    gradient = relative_gradient(problem, found.theta[best], steps[-1])
-    result = Fit(
-        problem.form,
-        points,
-        problem,
-        objective,
-        found.theta[best],
-        float(found.value[best]),
-        gradient,
-        bool(found.converged[best]),
-        _minima(problem, found.of(order)),
-        cluster,
-    )
-    _refuse_unmoved(result, begun, gradient)
-    return result
+    lowest = np.argsort(found.value, kind="stable")[:1]
+    if not found.converged[lowest[0]]:
+        found.put(lowest, polish(task.of(lowest), found.theta[lowest]))
+    if found.converged[lowest[0]]:
+        # Newton's steps at an optimum square what is left of its error.
+        ends = steps[-1], problem.free, problem.lower, problem.upper, NARROW
+        last = task.of(lowest).at(minimise(model, found.theta[lowest], y, weight, *ends).theta)
+        if last.value[0] <= found.value[lowest[0]]:
+            last.converged[:] = True
+            found.put(lowest, last)
+    return found
 
 
 def relative_gradient(problem: Problem, theta: Array, objective: Objective) -> float:

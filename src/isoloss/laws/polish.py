@@ -123,7 +123,7 @@ def descend(task: Task, begun: Point, steps: int) -> Point:
         step, gain = _in_box(task, jacobian, curvature, point.r, low, high)
         flat = gain <= task.gain * point.value + floor
         ended = flat & (looked | (radius >= TRUSTED))
-        point.converged = ended & (radius >= TRUSTED)
+        converged = ended & (radius >= TRUSTED)
         radius, looked = np.where(flat & ~ended, TRUSTED, radius), looked | flat
         trial, size = task.at(point.theta + step), np.abs(step).max(axis=1)
         poor = np.flatnonzero(~flat & (point.value - trial.value < SOUND * gain) & np.isfinite(trial.value))
@@ -138,6 +138,7 @@ def descend(task: Task, begun: Point, steps: int) -> Point:
         ratio = np.where(flat, 0.5, (point.value - trial.value) / np.where(flat, 1.0, gain))
         taken = np.flatnonzero(~flat & (ratio > 1e-4))
         point.put(taken, trial.of(taken))
+        point.converged = converged
         if len(taken):
             part = task.of(taken)
             jacobian[taken], curvature[taken] = part.local(part.at(point.theta[taken]))

@@ -112,11 +112,14 @@ def stage(study: Study, memory: Memory, lowering: Lowering, *, alone: bool = Fal
     trials = _read(trials, memory)
     choices = _choose(trials)
     undecided = {t.arm for t in trials if t.loss is None}
+    follow = study.tune.follow if study.tune else {}
     planned = []
     for cell in cells:
-        if cell.arm in undecided:
+        leader = follow.get(cell.arm, cell.arm)
+        if leader in undecided:
             continue
-        lr, rule, edge = _lr(cell, lowering, choices, study.tune.between if study.tune else "")
+        mine = [c for c in choices if c.arm == leader]
+        lr, rule, edge = _lr(cell, lowering, mine, study.tune.between if study.tune else "")
         planned.append(Planned(cell, lowering(cell.config, lr, where=name_of(cell), alone=alone), lr, rule, edge))
     runs = [t.lowered for t in trials] + [p.lowered for p in planned]
     roots = grow(runs)
@@ -147,7 +150,7 @@ def _trials(study: Study, cells: Sequence[Cell], lowering: Lowering, alone: bool
     if set(study.tune.values) != {TUNED_PATH}:
         raise StudyError(f"tune: found {', '.join(study.tune.values)}; allowed: {TUNED_PATH}")
     found = []
-    for arm in dict.fromkeys(c.arm for c in cells):
+    for arm in dict.fromkeys(c.arm for c in cells if c.arm not in study.tune.follow):
         for point in study.tune.at:
             cell = _at(arm, point, cells)
             if cell.config["training"]["optimizer"]["lr"] != "tuned":
@@ -219,7 +222,7 @@ def _choose(trials: Sequence[Trial]) -> list[Choice]:
 
 
 def _lr(cell: Cell, lowering: Lowering, choices: Sequence[Choice], between: str) -> tuple[float, str, bool]:
-    """The cell's learning rate, where it comes from, and whether a winner lies at an edge.
+    """The cell's learning rate by its arm's choices, where it comes from, and whether a winner lies at an edge.
 
     Given, tuned at its size, or by the rule between the tuned sizes: log-linear in N, or the nearest one in log N.
     What width transfer makes the one tuned value serve is called transferred.
@@ -227,7 +230,7 @@ def _lr(cell: Cell, lowering: Lowering, choices: Sequence[Choice], between: str)
     given = cell.config["training"]["optimizer"]["lr"]
     if given != "tuned":
         return float(given), "given", False
-    mine = [c for c in choices if c.arm == cell.arm]
+    mine = list(choices)
     durations = {c.point.get("duration") for c in mine}
     if len(durations) > 1:
         mine = [c for c in mine if c.point.get("duration") == cell.coordinates.get("duration")] or mine

@@ -110,8 +110,8 @@ class Summary:
             f"about {self.disk / 1e6:.0f} MB of states"
         )
         parts: list[RenderableType] = [head, Text(), sizes, Text(), costs, Text()]
-        for arm in dict.fromkeys(saving.arm for saving in self.savings):
-            parts += [_saved([saving for saving in self.savings if saving.arm == arm]), Text()]
+        if self.savings:
+            parts += [_saved(self.savings), Text()]
         return Group(*parts, *(Text(line) for line in lines))
 
     def __str__(self) -> str:
@@ -167,19 +167,22 @@ def plan(
         )
 
 
-def _saved(counts: Sequence[Saving]) -> RenderableType:
-    """One arm's savings, a row a count of FLOPs."""
+def _saved(found: Sequence[Saving]) -> RenderableType:
+    """Savings a row; of several arms only by the first count of FLOPs."""
     from rich.table import Table
 
-    first = counts[0]
+    first = found[0]
+    if len({saving.arm for saving in found}) > 1:
+        found = [saving for saving in found if saving.count == first.count]
     whose = f"those of {first.against}" if first.against != first.arm else "each from its own beginning"
-    title = f"{first.arm}: {first.runs} runs on {first.trunks} trunks, over as many separate runs, {whose}"
+    title = f"FLOPs of runs on shared trunks, over as many separate runs ({whose})"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in ("FLOPs counted", "separate", ENDS, RUNS_ON):
-        table.add_column(name, justify="left" if name == "FLOPs counted" else "right")
-    for saving in counts:
-        ratios = saving.ratios
-        table.add_row(saving.count, f"{saving.separate:.3g}", f"{ratios[ENDS]:.3f}", f"{ratios[RUNS_ON]:.3f}")
+    for name in ("", "runs", "trunks", "counted", "separate", ENDS, RUNS_ON):
+        table.add_column(name, justify="left" if name in ("", "counted") else "right")
+    for saving in found:
+        ratios = (f"{saving.ratios[name]:.3f}" for name in (ENDS, RUNS_ON))
+        row = (saving.arm, str(saving.runs), str(saving.trunks), saving.count, f"{saving.separate:.3g}")
+        table.add_row(*row, *ratios)
     return table
 
 

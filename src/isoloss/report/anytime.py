@@ -24,7 +24,7 @@ def view(result: Json) -> Json | None:
     if not found:
         return None
     return {
-        "sentences": [record["text"] for record in found],
+        "sentences": [record["text"] for record in found[:MOST_PANELS]],
         "alt": "Loss of the trunk and the loss a cooldown begun at each update is predicted to reach, with real "
         f"branches, for {formats.listing(dict.fromkeys(record['arm'] for record in found))}.",
         "level": f"{100 * found[0]['level']:.3g} %",

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from isoloss.report import formats, large_batch
+from isoloss.report import formats, large_batch, transfer
 from isoloss.report.answers import verdict
 from isoloss.report.tidy import MEASURES, Json, tidy
 from isoloss.report.view import view
@@ -33,13 +33,15 @@ def _parts(whole: Json, seen: Json, page: str | Path | None) -> Iterator[Rendera
     yield Text(seen["headline"], style="bold")
     for sentence in seen["sentences"]:
         yield Text(sentence)
+    if seen["transfer"]:
+        yield from _question(transfer.columns(seen["transfer"]), seen["transfer"]["sentences"], said)
     if seen["worth"]:
         yield Padding(_worth(whole, seen), (1, 0, 0, 0))
         for group in seen["worth"]:
             if group["trend"] and group["trend"]["words"] not in said:
                 yield Text.assemble((group["arm"], "bold"), f": {group['trend']['words']}")
     if seen["large_batch"]:
-        yield from _batches(seen["large_batch"], said)
+        yield from _question(large_batch.columns(seen["large_batch"]), seen["large_batch"]["sentences"], said)
     sharing = seen["sharing"]
     if sharing:
         yield Text("")
@@ -95,9 +97,10 @@ def _worth(whole: Json, seen: Json) -> Table:
     return table
 
 
-def _batches(seen: Json, said: str) -> Iterator[RenderableType]:
-    """The large-batch question: its table, and sentences that the summary has not said."""
-    shown = large_batch.columns(seen)
+def _question(
+    shown: tuple[str, list[str], list[list[str]]] | None, sentences: list[str], said: str
+) -> Iterator[RenderableType]:
+    """A question of its own: its table (title, head, rows), and sentences that the summary has not said."""
     if shown:
         title, head, rows = shown
         table = Table(
@@ -109,7 +112,7 @@ def _batches(seen: Json, said: str) -> Iterator[RenderableType]:
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         yield Padding(table, (1, 0, 0, 0))
-    rest = [sentence for sentence in seen["sentences"] if sentence not in said]
+    rest = [sentence for sentence in sentences if sentence not in said]
     for sentence in rest[:MOST_SENTENCES]:
         yield _item("-", sentence)
     if len(rest) > MOST_SENTENCES:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoloss.report import answers as answer_rows
-from isoloss.report import anytime, formats, large_batch
+from isoloss.report import anytime, formats, large_batch, transfer
 from isoloss.report import tree as trees
 from isoloss.report.axes import INK, MUTED, RULE, log_ticks, short_name
 from isoloss.report.palette import Style, styles
@@ -90,6 +90,7 @@ def _figures(result: Json) -> dict[str, tuple[tuple[float, float], Draw]]:
     for index, law in enumerate(result["laws"]):
         if law["curves"]:
             found[law_name(index, law)] = ((9, 4.6), _law(result, law, look))
+    found |= transfer.figures(result)
     found |= large_batch.figures(result, look)
     found |= anytime.figures(result, look)
     if result["tree"]:

@@ -50,10 +50,11 @@ def tidy(result: Mapping[str, Any]) -> Json:
     Raises ValueError where `result` has another schema or holds what JSON cannot.
     """
     whole = plain(result)
-    lists = ("summary", "arms", "runs", "metrics", "worth", "worth_overall", "distances", "anytime", "laws", "tree")
-    for key in (*lists, "caveats"):
+    answers = ("worth", "worth_overall", "distances", "fixed_durations", "anytime", "laws")
+    for key in ("summary", "arms", "runs", "metrics", *answers, "tree", "caveats"):
         whole[key] = whole.get(key) or []
-    whole["large_batch"] = whole.get("large_batch") or None
+    for key in ("large_batch", "transfer"):
+        whole[key] = whole.get(key) or None
     for key in ("provenance", "sharing", "units"):
         whole[key] = whole.get(key) or {}
     for key in ("numerics", "data", "versions"):

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from isoloss.recipe import catalogue
-from isoloss.report import answers, anytime, figures, formats, large_batch
+from isoloss.report import answers, anytime, figures, fixed_durations, formats, large_batch, transfer
 from isoloss.report import tree as trees
 from isoloss.report.palette import Style, styles
 from isoloss.report.tidy import Json, baseline_of, binned, curve_part, done, seed_means, sizes
@@ -41,8 +41,10 @@ def view(result: Json) -> Json:
         "facts": _facts(result),
         "worth": answers.rows(result, look),
         "scale": answers.axis(answers.domain(result)),
+        "transfer": transfer.view(result),
         "large_batch": large_batch.view(result, look),
         "anytime": anytime.view(result),
+        "fixed_durations": fixed_durations.view(result),
         "metrics": _metrics(result, look),
         "laws": [_law(index, law, look) for index, law in enumerate(result["laws"])],
         "tree": trees.draw(result["tree"], look),

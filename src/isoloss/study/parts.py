@@ -16,6 +16,9 @@ MOST_ROWS = 10_000
 ONLY_ARM = "base"
 """Name of the one arm of a study that writes none."""
 
+FOLLOW = "follow"
+"""The key of `tune` that says which arms take another's values."""
+
 TOGETHER = "together"
 """The key of a grid whose paths move together."""
 
@@ -33,7 +36,8 @@ class Parts:
     """Reads the parts of ``raw``; mistakes go to ``problems``.
 
     ``arms``: overrides by name. ``swept`` and ``tuned``: lists as written by dotted path; ``together``: which values
-    of some swept paths belong to one run, all others are crossed; ``points``: those of ``tune.at``. ``extra``: the longer duration of the baseline, None for none, UNSAID for the default.
+    of some swept paths belong to one run, all others are crossed; ``points``: those of ``tune.at``; ``follow``: arms
+    that take the tuned values of another, by name. ``extra``: the longer duration of the baseline, None for none, UNSAID for the default.
     ``slips``: how many of the mistakes leave the rest readable.
     """
 
@@ -53,9 +57,10 @@ class Parts:
         self.arms = self._arms()
         self.swept = self._lists("grid", (TOGETHER,))
         self.together = self._together()
-        self.tuned = self._lists("tune", ("at", *Tuning.model_fields))
+        self.tuned = self._lists("tune", ("at", FOLLOW, *Tuning.model_fields))
         self.between: str | None = None
         self.points = self._tuning_points()
+        self.follow = self._followers()
         self.extra: Any = UNSAID
         self.baseline = self._baseline()
         self._overlaps()
@@ -168,7 +173,7 @@ class Parts:
             return {}
         own = {key: given[key] for key in Tuning.model_fields if key in given}
         self.between = resolve(Node(Tuning), own, ("tune",), self._tell).get("between")
-        if not any(path not in ("at", *Tuning.model_fields) for path in given):
+        if not any(path not in ("at", FOLLOW, *Tuning.model_fields) for path in given):
             message = f"found no path to tune; allowed: dotted paths with lists, as {_EXAMPLE['tune']}"
             self.problems.add(("tune",), message)
         at = given.get("at", {})
@@ -181,6 +186,28 @@ class Parts:
                 message = "found an empty list; allowed: a value or a list of values"
                 self.problems.add(("tune", "at", path), message)
         return {path: values if isinstance(values, list) else [values] for path, values in at.items()}
+
+    def _followers(self) -> dict[str, str]:
+        tune = self.raw.get("tune")
+        given = tune.get(FOLLOW, {}) if isinstance(tune, dict) else {}
+        place: Path = ("tune", FOLLOW)
+        if not isinstance(given, dict):
+            self.problems.add(place, f"found {show(given)}; allowed: arms with the arm they follow, as {{a: b}}")
+            return {}
+        found: dict[str, str] = {}
+        for arm, leader in given.items():
+            for name in (arm, leader):
+                if not isinstance(name, str) or name not in self.arms:
+                    known = f"{', '.join(self.arms)}{nearest(name, self.arms) if isinstance(name, str) else ''}"
+                    self.problems.add((*place, arm), f"found {show(name)}; allowed: {known}")
+                    break
+            else:
+                if leader in given:
+                    self.problems.add(
+                        (*place, arm), f"found {show(leader)}, which follows another; allowed: one that is tuned"
+                    )
+                found[arm] = leader
+        return found
 
     def _baseline(self) -> str:
         given = self.raw.get("baseline", UNSAID)

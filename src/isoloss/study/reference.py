@@ -79,6 +79,9 @@ lists of values that are crossed within the mapping. All else in the grid is cro
 Dotted paths in {", ".join(TUNABLE)} with lists of candidates, the same for every arm. `at` says
 where: dotted paths with a value or a list of values. On an axis of the grid that `at` leaves out, tuning
 takes the smallest seed, the shortest duration, and all values of any other or of what moves together.
+
+`follow` names arms that are not tuned and take the values of another (`follow: {{linear: cooldown}}`): branches of one
+trunk stay on that trunk, and the other's tuning is charged to them too.
 """
 
 _BASELINE = """\

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Tune:
     values: dict[str, tuple[Any, ...]]
     at: tuple[dict[str, Any], ...]
     between: str
+    follow: Mapping[str, str] = field(default_factory=dict)
+    """Arms that are not tuned and take the values of another, by name."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def _made(raw: Any, name: str, path: Path | None, text: str | None, lines: dict[
         baseline=done.baseline,
         arms=tuple(Arm(arm, override) for arm, override in done.arms.items()),
         cells=tuple(Cell(*cell) for cell in done.cells),
-        tune=Tune(done.tune, done.at, done.rule) if done.tune else None,
+        tune=Tune(done.tune, done.at, done.rule, done.follow) if done.tune else None,
         grid=done.grid,
         laws=tuple(dict.fromkeys(done.head["laws"])),
         holdout=done.head["holdout"],

@@ -84,12 +84,7 @@ def _advice(
         for name, v in (("value", log_T), ("low", low), ("high", high))
     }
     data, size = (_gain(model, (D, N), place) for place in ((D * step, N), (D, N * step)))
-    apart = _interval(model, *_difference(model, (D, N * step), (D * step, N)))
-    helps = "not resolved"
-    if apart["low"] is not None and apart["low"] > 1:
-        helps = "data"
-    elif apart["high"] is not None and apart["high"] < 1:
-        helps = "size"
+    apart, helps = _compared(model, D, N, step)
     loss = _losses(found["sizes"], model, D, N, step)
     alpha, beta = law["alpha"]["estimate"], law["beta"]["estimate"]
     return {
@@ -105,6 +100,21 @@ def _advice(
         "runs": _runs(law, D, N, seeds),
         "cautions": _cautions(found, law, D, N) + _disagreement(helps, loss),
     }
+
+
+def helps_more(law: Mapping[str, Any], D: float, N: float, step: float = STEP) -> str:
+    """Which gives more effective data by a law's record, `step` times the data or the parameters: a key of VERDICTS."""
+    return _compared(restored(law), D, N, step)[1]
+
+
+def _compared(model: Model, D: float, N: float, step: float) -> tuple[dict[str, float | None], str]:
+    """(D_E with more data over D_E with more parameters, verdict)."""
+    apart = _interval(model, *_difference(model, (D, N * step), (D * step, N)))
+    if apart["low"] is not None and apart["low"] > 1:
+        return apart, "data"
+    if apart["high"] is not None and apart["high"] < 1:
+        return apart, "size"
+    return apart, "not resolved"
 
 
 def _x(D: float, N: float) -> np.ndarray:

@@ -20,8 +20,8 @@ from isoloss.store import Store
 from isoloss.worth.anytime import anytimes
 from isoloss.worth.batch_distance import distances_of
 from isoloss.worth.batch_study import large_batch
-from isoloss.worth.fixed_durations import fixed_durations
 from isoloss.worth.compare import LEVEL, Comparison, Overall, Ratio, Worth, compare
+from isoloss.worth.fixed_durations import fixed_durations
 from isoloss.worth.results import (
     Result,
     Results,
@@ -31,6 +31,7 @@ from isoloss.worth.results import (
     tuning_cost,
     variant_of,
 )
+from isoloss.worth.transfer_study import study_transfer
 
 DRAWS = 1000
 CURVE_POINTS = 60
@@ -45,6 +46,9 @@ def answer(results: Results, *, command: str) -> dict[str, Any]:
     sharing = _sharing(results.stage)
     units = _units(results)
     batches, unanswered = large_batch(results, units["D"])
+    transferred, objections = study_transfer(results, units["D"])
+    # Samples seen are beside the point where unique data is the question: that table stays, without comment.
+    judged = Comparison(results.study.baseline) if transferred else comparison
     found: dict[str, Any] = {
         "schema": 1,
         "study": results.study.name,
@@ -62,15 +66,19 @@ def answer(results: Results, *, command: str) -> dict[str, Any]:
         "worth": [_worth(w) for w in comparison.by_size],
         "worth_overall": [_overall(o) for o in comparison.overall],
         "large_batch": batches,
+        "transfer": transferred,
         "distances": distances_of(results),
         "anytime": anytimes(results),
         "fixed_durations": fixed_durations(results),
         "laws": laws,
         "sharing": sharing,
         "tree": _tree(results),
-        "caveats": [*caveats(results, comparison, laws), *unanswered],
+        "caveats": [*caveats(results, judged, laws), *unanswered, *objections],
     }
-    found["summary"] = summary(results, comparison, sharing, batches["summary"] if batches else ())
+    found["summary"] = summary(results, judged, sharing, batches["summary"] if batches else ())
+    if transferred:
+        several = len(transferred["sources"]) if len(transferred["sources"]) > 1 else 0
+        found["summary"] = [transferred["advice"], *transferred["text"][:several], *found["summary"]]
     return found
 
 

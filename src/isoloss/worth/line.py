@@ -62,7 +62,9 @@ def line(results: Results, run_name: str, points: int = 11) -> Line:
     planned = next((p for p in results.stage.planned if p.name == run_name), None)
     if planned is None:
         names = [p.name for p in results.stage.planned]
-        raise ValueError(f"line: found no run {run_name!r}; allowed: names of results.results{nearest(run_name, names)}")
+        raise ValueError(
+            f"line: found no run {run_name!r}; allowed: names of results.results{nearest(run_name, names)}"
+        )
     run = planned.lowered.run
     _, last, begun = run.tracks[-1]
     if not begun or last.rule.lr.stationary:

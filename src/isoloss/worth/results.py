@@ -135,11 +135,12 @@ class Results:
         return total * costs[N] / sum(costs.values())
 
     def trials(self, variant: str) -> list[Trial]:
-        """The tuning runs behind a variant: its own, or all of its arm where it has none."""
+        """The tuning runs behind a variant: its own, or all of its arm, or of the arm it follows, where it has none."""
         axes = axes_of(self.study)
         own = [t for t in self.stage.trials if variant_of(t.cell, axes) == variant]
         arm = next((r.arm for r in self.results if r.variant == variant), variant)
-        return own or [t for t in self.stage.trials if t.arm == arm]
+        follow = self.study.tune.follow if self.study.tune else {}
+        return own or [t for t in self.stage.trials if t.arm == follow.get(arm, arm)]
 
     def variants(self) -> list[str]:
         """Arms by their places on the other axes, the baseline's first."""

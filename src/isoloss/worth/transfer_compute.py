@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isoloss.worth.compare import monotone
 from isoloss.worth.effective import ScratchCurve, paired
 
 if TYPE_CHECKING:
@@ -117,12 +118,14 @@ def _equal_flops(
 
 
 def _costs(table: Sequence[Row], scratch: str, N: float) -> dict[float, float] | None:
-    """Mean FLOPs from scratch by D; None where a run does not say."""
+    """Mean FLOPs from scratch by D, made non-decreasing; None where a run does not say."""
     rows = [row for row in table if row.arm == scratch and row.N == N]
     if any(row.C is None for row in rows):
         return None
     D = sorted({row.D_F for row in rows})
-    return {at: float(np.mean([row.C for row in rows if at == row.D_F])) for at in D}
+    mean = np.log([np.mean([row.C for row in rows if at == row.D_F]) for at in D])
+    # Where training stops early is noisy, and more data never costs less to learn from.
+    return dict(zip(D, np.exp(-monotone(-mean)).tolist(), strict=True))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

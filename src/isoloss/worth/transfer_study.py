@@ -12,15 +12,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from isoloss.data.shared import shared
-from isoloss.laws import LawError
 from isoloss.plan.lower import Lowered, open_source
 from isoloss.worth import transfer
-from isoloss.worth.advise_transfer import verdict
+from isoloss.worth.advise_transfer import helps_more
 from isoloss.worth.transfer_forms import combined, curve_laws
+from isoloss.worth.transfer_text import amount, worth_words
 
 if TYPE_CHECKING:
     from isoloss.worth.results import Result, Results
 
+VERDICTS = {
+    "data": "10x the data would add more effective data than 10x the parameters",
+    "size": "10x the parameters would add more effective data than 10x the data",
+    "not resolved": "whether more data or more parameters would help more is not resolved",
+}
 PARTS = {"train": "training data", "A": "validation part A", "B": "validation part B"}
 _SHARED: dict[tuple[str, str, int], dict[str, Any] | None] = {}
 
@@ -75,10 +80,15 @@ def study_transfer(results: Results, unit: str) -> tuple[dict[str, Any] | None, 
     met = contamination(results, given)
     said = [*_objections(results, given), *_repeats(met)]
     try:
-        found = transfer.answer(given.rows, scratch=given.scratch, unit=unit)
+        return answered(given.rows, given.scratch, unit) | {"contamination": met}, said
     except ValueError as error:  # a LawError too
         return None, [f"What pre-training is worth has no answer: {error}.", *said]
-    return found | {"contamination": met, "forms": _forms(given, found), "advice": advice(found)}, said
+
+
+def answered(rows: Sequence[transfer.Row], scratch: str, unit: str) -> dict[str, Any]:
+    """`worth.transfer.answer` with the other laws, `forms`, and a sentence of `advice`. Raises ValueError."""
+    found = transfer.answer(rows, scratch=scratch, unit=unit)
+    return found | {"forms": _forms(rows, found), "advice": advice(found)}
 
 
 def contamination(results: Results, given: Rows) -> list[dict[str, Any]]:
@@ -112,7 +122,7 @@ def _repeats(met: Sequence[Mapping[str, Any]]) -> list[str]:
     said = []
     for source in dict.fromkeys(one["source"] for one in met):
         mine = [one for one in met if one["source"] == source]
-        hit = [f"{100 * one['shared'] / one['windows']:.2g} % of {PARTS[one['part']]}" for one in mine if one["shared"]]
+        hit = [f"{100 * one['shared'] / one['windows']:.3g} % of {PARTS[one['part']]}" for one in mine if one["shared"]]
         if hit:
             said.append(f"The pre-training data of {source} holds target data too: {', '.join(hit)}.")
         elif mine[0]["part"] is None:
@@ -137,12 +147,12 @@ def _objections(results: Results, given: Rows) -> list[str]:
     return said
 
 
-def _forms(given: Rows, found: Mapping[str, Any]) -> dict[str, Any]:
+def _forms(rows: Sequence[transfer.Row], found: Mapping[str, Any]) -> dict[str, Any]:
     """Other laws of the curves from scratch, and how well the combined form meets the fine-tuned losses."""
-    forms: dict[str, Any] = {"curves": curve_laws(given.rows, given.scratch), "combined": [], "note": None}
+    forms: dict[str, Any] = {"curves": curve_laws(rows, found["scratch"]), "combined": [], "note": None}
     try:
-        forms["combined"] = combined(given.rows, found)
-    except (ValueError, LawError) as error:
+        forms["combined"] = combined(rows, found)
+    except ValueError as error:  # a LawError too
         forms["note"] = str(error)
     return forms
 
@@ -150,7 +160,7 @@ def _forms(given: Rows, found: Mapping[str, Any]) -> dict[str, Any]:
 def advice(found: Mapping[str, Any]) -> str:
     """One sentence: whether to fine-tune, with how much target data, and what would help more."""
     N = max(cell["N"] for cell in found["cells"])
-    unit, best = found["unit"], ""
+    unit = found["unit"]
     gains: list[tuple[float, str, list[Mapping[str, Any]]]] = []
     for source in found["sources"]:
         cells = [c for c in found["cells"] if c["source"] == source and c["N"] == N and c["over_scratch"]]
@@ -166,23 +176,18 @@ def advice(found: Mapping[str, Any]) -> str:
     at = f"at N = {N:g}"
     if not better:
         return (
-            f"Train from scratch {at}: no source of pre-training gives a lower loss on {_amount(cells[0]['D_F'])} to "
-            f"{_amount(cells[-1]['D_F'])} {unit} of target data{unsure}."
+            f"Train from scratch {at}: on {amount(cells[0]['D_F'])} to {amount(cells[-1]['D_F'])} {unit} of target "
+            f"data no source of pre-training is shown to give a lower loss{unsure}."
         )
     last = better[-1]
-    worth = transfer.worth_words(better[0], unit)
-    best = f"Fine-tune {source} {at}: {_amount(better[0]['D_F'])} {unit} of target data are then worth {worth}"
+    worth = worth_words(better[0], unit)
+    best = f"Fine-tune {source} {at}: {amount(better[0]['D_F'])} {unit} of target data are then worth {worth}"
     if last is cells[-1]:
-        best += f", and up to {_amount(last['D_F'])} it beats training from scratch"
+        best += f", and up to {amount(last['D_F'])} it beats training from scratch"
     else:
-        best += f"; from {_amount(cells[cells.index(last) + 1]['D_F'])} on, training from scratch is as good or better"
+        best += (
+            f"; from {amount(cells[cells.index(last) + 1]['D_F'])} on, no gain over training from scratch is resolved"
+        )
     law = next(law for law in found["laws"] if law["source"] == source)
-    helps = "" if law["reason"] else f"; for effective data, {verdict(law, last['D_F'], N)}"
+    helps = "" if law["reason"] else f"; {VERDICTS[helps_more(law, last['D_F'], N)]}"
     return f"{best}{helps}{unsure}."
-
-
-def _amount(value: float) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"

@@ -27,9 +27,9 @@ def _about_source(found: Mapping[str, Any], source: str) -> str:
     unit = found["unit"]
     first = min(cells, key=lambda c: (c["D_F"], -c["N"]))
     last = max(cells, key=lambda c: (c["D_F"], c["N"]))
-    said = f"{source}: at N = {first['N']:g}, {_amount(first['D_F'], unit)} are worth {worth_words(first, unit)}"
+    said = f"{source}: at N = {first['N']:g}, {amount(first['D_F'], unit)} are worth {worth_words(first, unit)}"
     if last is not first:
-        said += f"; at N = {last['N']:g}, {_amount(last['D_F'], unit)} are worth {worth_words(last, unit)}"
+        said += f"; at N = {last['N']:g}, {amount(last['D_F'], unit)} are worth {worth_words(last, unit)}"
     return said + "."
 
 
@@ -38,8 +38,8 @@ def worth_words(cell: Mapping[str, Any], unit: str) -> str:
     m, D = cell["multiplier"], cell["D_E"]
     if m["side"]:
         doubt = "" if D["sure"] or cell["seeds"] < 3 else " (not beyond the noise)"
-        return f"{m['side']} than {m['bound']:.3g}x ({m['side']} than {_amount(D['bound'], unit)}){doubt}"
-    return f"{m['value']:.3g}x{_band(m)} ({_amount(D['value'], unit)} from scratch)"
+        return f"{m['side']} than {m['bound']:.3g}x ({m['side']} than {amount(D['bound'], unit)}){doubt}"
+    return f"{m['value']:.3g}x{_band(m)} ({amount(D['value'], unit)} from scratch)"
 
 
 def _band(value: Mapping[str, Any]) -> str:
@@ -50,11 +50,12 @@ def _band(value: Mapping[str, Any]) -> str:
     return f" [{ends[0]}, {ends[1]}]"
 
 
-def _amount(value: float, unit: str) -> str:
+def amount(value: float, unit: str = "") -> str:
+    """`1.2M tokens`: three significant digits."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
-            return f"{value / size:.3g}{letter} {unit}"
-    return f"{value:.3g} {unit}"
+            return f"{value / size:.3g}{letter} {unit}".rstrip()
+    return f"{value:.3g} {unit}".rstrip()
 
 
 def _about_alarms(found: Mapping[str, Any]) -> list[str]:

@@ -32,7 +32,11 @@ FORKS, LENGTH = (4, 13, 28, 36), 6
 
 def trunk(**extra: Any) -> dict[str, Any]:
     """One run at constant learning rate, 40 updates with a state kept every 8 of the trunk."""
-    study = copy.deepcopy(SMALL) | {"grid": {"seed": [0]}, "duration": "40 updates", "baseline": "flat"}
+    study = copy.deepcopy(SMALL) | {
+        "grid": {"seed": [0]},
+        "duration": "40 updates",
+        "baseline": {"arm": "flat", "extra": "none"},
+    }
     return study | {"arms": {"flat": {"schedule": {"shape": "constant"}}}} | extra
 
 
@@ -48,7 +52,7 @@ def cooled(length: int, totals: list[int], shapes: list[str]) -> dict[str, Any]:
         for shape in shapes
     }
     grid = {"seed": [0], "duration": [f"{total} updates" for total in totals]}
-    study = trunk(grid=grid, arms=arms, baseline=shapes[0])
+    study = trunk(grid=grid, arms=arms, baseline={"arm": shapes[0], "extra": "none"})
     del study["duration"]
     return study
 
@@ -83,7 +87,7 @@ def test_a_branch_is_the_run_in_one_go(
     assert alone.trained == len(FORMS) * sum(fork + LENGTH for fork in FORKS)
     here, there = Store(store), Store(tmp_path / "alone")
     for result in alone.results:
-        found = branches[result.arm, result.updates]
+        found = branches[result.arm, result.S]
         assert (result.loss, result.loss_a) == (found.losses["B"], found.losses["A"])
         assert there.digest(result.key) == here.digest(found.key) is not None
 
@@ -96,7 +100,7 @@ def test_a_study_that_asks_later_trains_nothing(
     later = isoloss.run(study, store, quiet=True, workers=workers)
     assert (later.trained, later.replayed) == (0, 0)
     for result in later.results:
-        found = branches[result.arm, result.updates]
+        found = branches[result.arm, result.S]
         assert (result.key, result.loss) == (found.key, found.losses["B"])
 
 
@@ -177,7 +181,7 @@ def test_threads_and_random_state_are_the_callers_again(store: Path) -> None:
 def test_divergence_is_told(tmp_path: Path) -> None:
     study = trunk(training=SMALL["training"] | {"optimizer": {"name": "sgd", "lr": 0.05}})
     isoloss.run(study, tmp_path / "store", quiet=True, workers=1)
-    study["training"]["optimizer"]["lr"] = 1e6
+    study["training"]["optimizer"]["lr"] = 100.0
     with pytest.raises(RunFailed, match="diverged at update"):
         isoloss.branch(study, tmp_path / "store", run="flat", at=30, length=4)
 
@@ -236,3 +240,26 @@ def test_a_checkpoint_that_is_not_there(store: Path, name: str, words: str) -> N
         isoloss.branch(name, store)
     with pytest.raises(StudyError, match="--store is missing"):
         isoloss.branch(name)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"micro_batches": 2, "sharpness": {"direction": "local"}},
+        {"optimizer": {"name": "schedule_free_adamw", "lr": 0.01}},
+        {"optimizer": {"name": "muon", "lr": 0.01}, "precision": "bf16-master"},
+    ],
+    ids=["sharpness", "schedule_free", "muon"],
+)
+def test_the_rest_of_the_rule_goes_on(tmp_path: Path, training: dict[str, Any]) -> None:
+    """Method, optimizer and precision are read back from the record; only the learning rate is new."""
+    extra = {"training": SMALL["training"] | training, "duration": "12 updates"}
+    isoloss.run(trunk(**extra), tmp_path / "store", quiet=True, workers=1)
+    key = Store(tmp_path / "store").pieces()[-1].end_key
+    found = isoloss.branch(key, tmp_path / "store", length=4, cooldown="linear")
+    study = cooled(4, [16], ["linear"]) | {"training": extra["training"]}
+    study["arms"]["linear"]["schedule"]["cooldown"]["final"] = 0.0
+    later = isoloss.run(study, tmp_path / "store", quiet=True, workers=1)
+    alone = isoloss.run(study, tmp_path / "alone", quiet=True, workers=1)
+    assert (later.trained, later.results[0].key) == (0, found.key)
+    assert alone.results[0].loss == later.results[0].loss == found.losses["B"]
