@@ -15,7 +15,10 @@ ROW = {
     "low": 0.004, "high": 0.02, "resolved": True, "seeds": 3,
 }  # fmt: skip
 ASKED = [
-    {"id": "forms", "question": "Which form?", "answer": "linear: +0.0123. square: +0.1.", "resolved": True, "rows": [ROW]},
+    {
+        "id": "forms", "question": "Which form?", "answer": "linear: +0.0123. square: +0.1.", "resolved": True,
+        "rows": [ROW],
+    },
     {
         "id": "rates", "question": "Which rate?", "answer": "not resolved.", "resolved": False,
         "rows": [ROW | {"what": "ratio", "value": 0.5, "low": None, "high": None, "resolved": False}],

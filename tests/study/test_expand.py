@@ -67,6 +67,7 @@ def test_every_default_is_in_the_config() -> None:
         },
         "schedule": {"shape": "constant", "final": None, "horizon": None, "drops": [], "cooldown": None},
         "average": None,
+        "init": None,
         "pretrain": None,
         "duration": "10 updates",
         "seed": 0,

@@ -27,7 +27,8 @@ def result(arm: str, N: int, D: float, seed: int, value: float, *, batch: int = 
     return Result(
         name=f"{arm} {N} {D} {seed}", arm=arm, variant=arm, cell={"seed": seed}, seed=str(seed), extra=False,
         root=f"N={N} seed={seed}", N=N, N_total=N, D=int(D), S=int(D / batch), C=6.0 * N * D * passes, lr=0.1,
-        lr_rule="given", lr_edge=False, status="done", loss=value, loss_a=value, message="", key=f"{arm} {N} {D} {seed} {batch}",
+        lr_rule="given", lr_edge=False, status="done", loss=value, loss_a=value, message="",
+        key=f"{arm} {N} {D} {seed} {batch}",
         facts=None,  # type: ignore[arg-type]
     )  # fmt: skip
 

@@ -39,7 +39,7 @@ def planted(gap: dict[str, float], noise: float, *, seeds: int = 3, chance: np.r
                             S=S,
                             seed=str(seed),
                             cell={"duration": duration, "seed": seed},
-                        )  # fmt: skip
+                        )
                     )
     return SimpleNamespace(results=found)
 

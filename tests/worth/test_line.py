@@ -79,7 +79,7 @@ def test_running_statistics_are_those_of_each_point(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_told(trained: Results) -> None:
-    with pytest.raises(ValueError, match="no run 'cooldwn'.*did you mean 'cooldown'"):
+    with pytest.raises(ValueError, match=r"no run 'cooldwn'.*did you mean 'cooldown'"):
         isoloss.line(trained, "cooldwn")
     with pytest.raises(ValueError, match="constant has no cooldown"):
         isoloss.line(trained, "constant")

@@ -146,7 +146,7 @@ class MarkovSource(TokenSource):
 
 
 def open_synthetic(spec: Mapping[str, Any], cache: Path | None = None) -> MarkovSource:
-    """``synthetic``: options order (1), vocabulary (16), pad_to (the vocabulary), tokens (1000000, of training), seed (0).
+    """``synthetic``: options order (1), vocabulary (16), pad_to (the vocabulary), tokens (1000000), seed (0).
 
     ``pad_to``: size of the vocabulary that models see; ids from ``vocabulary`` on never occur.
     """

@@ -58,7 +58,7 @@ def execute(
         )
     _check_code(segment)
     start = None
-    if begun + segment.begin > 0:
+    if begun + segment.begin > 0 or segment.run.start.weights:
         try:
             tensors, meta, sides = store.load(track.key(segment.begin))
         except StoreError as error:

@@ -30,7 +30,7 @@ def replay(store: Store, row: Row) -> str | None:
     phase = phase_of(labels, row.offset)
     trainer = Trainer(start_of(labels), phase, open_source(labels["data"]), facts)
     begin = row.offset - (row.end_update - row.start_update)
-    if row.start_update > 0:
+    if row.start_update > 0 or trainer.start.weights:
         if not store.has(row.start_key):
             return None
         tensors, meta, _ = store.load(row.start_key, observers=())

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from isoloss.execute import outside_weights
 from isoloss.execute.display import Display, matmul_peak
 from isoloss.execute.local import Pool
 from isoloss.plan import cost
@@ -113,6 +114,7 @@ def execute(
         lost: set[str] = set()
         while True:
             current = stage(study, memory, lowering, alone=not options.share)
+            outside_weights.publish(store, current.runs)
             works = _balanced(current, [w for w in current.work if w.node.track.id not in failed])
             if not works:
                 if current.complete or failed:

@@ -76,7 +76,8 @@ def _active(fit: Fit) -> dict[str, str]:
         if not problem.free[index]:
             continue
         if fit.theta[index] <= problem.lower[index] + 1e-9:
-            found[q.name] = "goes to zero" if q.positive or problem.lower[index] == 0 else "at its lower bound"
+            vanishes = (q.positive and q.lower is None and not q.within) or problem.lower[index] == 0
+            found[q.name] = "goes to zero" if vanishes else "at its lower bound"
         elif fit.theta[index] >= problem.upper[index] - 1e-9:
             found[q.name] = "at its upper bound"
     return found

@@ -16,7 +16,7 @@ from isoloss.laws.kernel import Model
 from isoloss.laws.losses import Objective
 
 Array = np.ndarray
-CACHED = 40_000  # numbers in one work array: a batch of them stays in the second-level cache
+CACHED = 80_000  # numbers in one work array: a batch of them stays in the second-level cache
 MOST_TOGETHER = 512
 HALVINGS = 5
 DAMPINGS = (1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2)  # of the majoriser, in units of its largest diagonal entry

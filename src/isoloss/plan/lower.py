@@ -12,7 +12,7 @@ from typing import Any
 
 from isoloss import data, models
 from isoloss.methods.rules import Rescaling, batch_ratio
-from isoloss.plan import pretraining
+from isoloss.plan import outside, pretraining
 from isoloss.plan.phases import Stretch, methods_digest, stretches
 from isoloss.recipe import catalogue
 from isoloss.recipe.canonical import digest
@@ -69,6 +69,8 @@ class Lowered:
     """Unique training data, in tokens or samples."""
     before: Lowered | None = None
     """The earlier training that the run goes on from: its first phases."""
+    weights: Path | None = None
+    """The file with its initial weights; never part of a key."""
 
     @property
     def begun(self) -> int:
@@ -141,6 +143,7 @@ class Lowering:
         self._validated: set[tuple[str, int, int]] = set()
         self._measurable: set[Any] = set()
         self._continued: set[Any] = set()
+        self._outside: dict[Any, str] = {}
 
     def __call__(
         self,
@@ -198,7 +201,8 @@ class Lowering:
         warmup = counted(change.warmup(Quantity.parse(training["warmup"], DURATION)), "training.warmup")
         parts = stretches(config["schedule"], training, change.lr(lr), total, warmup, updates)
         phases = tuple(Phase(rules(part), part.length) for part in parts)
-        start = Start(start_model, seeds["init"], alone)
+        weights = self._weights(config, source, context)
+        start = Start(start_model, seeds["init"], alone, weights and weights[1])
         before = self._before(config, alone, start)
         if before is not None:
             given = config["pretrain"]
@@ -247,6 +251,7 @@ class Lowering:
             metrics=metrics,
             refresh=refresh,
             before=before,
+            weights=weights and weights[0],
             select=config["evaluation"]["select"],
             unique=source.train_size,
         )
@@ -291,6 +296,24 @@ class Lowering:
             )  # fmt: skip
             self._continued.add(memo)
         return replace(made, points={})
+
+    def _weights(self, config: Mapping[str, Any], source: data.Source, context: int) -> tuple[Path, str] | None:
+        """(file of the initial weights, what stands for it in the key); None for the model's own initialisation."""
+        given = config["init"]
+        if given is None:
+            return None
+        if config["evaluation"]["distance"]:
+            raise StudyError("evaluation.distance: it is from the model's own initialisation; allowed with init: null")
+        path = (self.base or Path()) / Path(given["weights"]).expanduser()
+        shape = getattr(source, "shape", None)
+        memo = (digest(dict(config["model"])), source.vocabulary, context, shape, str(path), given["head"])
+        if memo not in self._outside:
+            made = models.build(config["model"], vocabulary=source.vocabulary, context=context, seed=0, shape=shape)
+            if not all(parameter.requires_grad for parameter in made.parameters()):
+                raise StudyError("init.weights: the model has parameters that are not trained; allowed: all trained")
+            shapes = {name: value.shape for name, value in made.state_dict().items()}
+            self._outside[memo] = outside.address(path, given["head"], shapes)
+        return path, self._outside[memo]
 
     def _check_validation(self, source: data.Source, amount: int, context: int) -> None:
         """Both validation parts must hold what is asked; told before anything trains."""

@@ -93,12 +93,14 @@ class Phase:
 class Start:
     """Where a run begins: a model's resolved record and the seed of its initialisation.
 
+    ``weights``: hash of a file with the initial weights, in place of the model's own initialisation.
     ``alone`` keeps a run's states apart from all others' (training without sharing, for checks); it decides no bit.
     """
 
     model: Mapping[str, Any]
     seed: int
     alone: str | None = field(default=None, metadata={"neutral": None})
+    weights: str | None = field(default=None, metadata={"neutral": None})
 
 
 @dataclass(frozen=True)

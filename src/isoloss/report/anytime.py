@@ -74,7 +74,7 @@ def _draw(figure: Figure, shown: list[Json], grid: tuple[int, int], look: Look) 
 def panel(axes: Axes, record: Json, color: str) -> None:
     """One trunk (the first seed): its loss, the predicted one with its band, and the real branches."""
     curve = record["curves"][0]
-    begin, end = record["range"]
+    begin = record["range"][0]
     # What lies far before the first branch is flagged anyway, and would hide the rest.
     points = [p for p in curve["points"] if p["fork"] >= begin / 2]
     inside = [p for p in points if not p["extrapolated"]]

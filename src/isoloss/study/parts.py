@@ -37,7 +37,8 @@ class Parts:
 
     ``arms``: overrides by name. ``swept`` and ``tuned``: lists as written by dotted path; ``together``: which values
     of some swept paths belong to one run, all others are crossed; ``points``: those of ``tune.at``; ``follow``: arms
-    that take the tuned values of another, by name. ``extra``: the longer duration of the baseline, None for none, UNSAID for the default.
+    that take the tuned values of another, by name. ``extra``: the longer duration of the baseline, None for none,
+    UNSAID for the default.
     ``slips``: how many of the mistakes leave the rest readable.
     """
 

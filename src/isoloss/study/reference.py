@@ -19,6 +19,7 @@ from isoloss.study.schema import (
     Distance,
     Evaluation,
     Head,
+    Init,
     LocalSGD,
     OwnShape,
     PowerCooldown,
@@ -166,6 +167,8 @@ def _config() -> Iterator[str]:
     yield from _table(Distance)
     yield f"### evaluation.roughness\n\nNull, or a mapping. {Roughness.__doc__}\n"
     yield from _table(Roughness)
+    yield f"## init\n\nNull, or a mapping. {Init.__doc__}\n"
+    yield from _table(Init)
     yield f"## pretrain\n\nNull, or a mapping. {Pretrain.__doc__}\n"
     yield (
         "`data` and `schedule` are as above, for the earlier training; its `data.context` is that of the run.\n"

@@ -116,6 +116,15 @@ class Pretrain(Section):
     )
 
 
+class Init(Section):
+    """Initial weights from a file in place of the model's own. Its content is part of every key, its path is not."""
+
+    weights: Annotated[str, Field(min_length=1)] = Field(
+        description="a safetensors file with the names and shapes of the model's state_dict"
+    )
+    head: Literal["keep", "reset"] = Field("keep", description="its output head; reset: as the model makes it")
+
+
 class LocalSGD(Section):
     """Every micro-batch is a worker that takes its own steps; their parameters are averaged now and then."""
 
@@ -356,6 +365,7 @@ CONFIG = Node(
                 "local_sgd": Node(LocalSGD, optional=True),
             },
         ),
+        "init": Node(Init, optional=True),
         "pretrain": Node(Pretrain, children={"data": DATA, "schedule": SCHEDULE}, optional=True),
         "schedule": SCHEDULE,
         "average": Node(choice=Choice("average", "kind", None, Average, common=("refresh",)), optional=True),

@@ -189,6 +189,12 @@ class Trainer:
             same = meta.get("wrapper") == self._wrapper_kind
             optimizers.load_state(self.optimizer, self.parameters, stored, meta["optimizer"], self.rule.optimizer, same)
 
+    def begin_with(self, tensors: Mapping[str, Tensor], *, reset_head: bool) -> None:
+        """Take over weights and buffers by name, but for the output head where it is to stay as initialised."""
+        for name, value in (self.parameters.named(self.weights) | self.buffers()).items():
+            if not (reset_head and models.in_head(name)):
+                value.copy_(tensors[name])
+
     def step(self, offset: int) -> Row:
         """Take the update that follows ``offset`` updates of the phase; raise ``Diverged`` instead of a bad one."""
         rule = self.rule

@@ -108,9 +108,7 @@ def summary(
     if len(shown) < len(ordered):
         sentences.append(f"{len(ordered) - len(shown)} more comparisons are in the table.")
     sentences += batches
-    charged = [
-        f"{o.arm} {_words(o.ratios['compute with tuning'])}" for o in shown if sharing["tuning"]["flops"]
-    ]
+    charged = [f"{o.arm} {_words(o.ratios['compute with tuning'])}" for o in shown if sharing["tuning"]["flops"]]
     if charged:
         sentences.append(
             f"With an arm's tuning added to one run at each size, the compute is worth: {', '.join(charged)}."

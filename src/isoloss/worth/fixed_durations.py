@@ -226,7 +226,8 @@ def _law(results: Results, trunk: str, cosine: str, name: str) -> dict[str, Any]
     except LawError as error:
         return _question("law", question, f"{head}: {NOT_RESOLVED}, {str(error).rstrip('.')}.", [])
     said = "; ".join(
-        f"{Difference(trunk, cosine, None, row['value'], row['low'], row['high'], row['seeds']).words} at {row['place']}"
+        Difference(trunk, cosine, None, row["value"], row["low"], row["high"], row["seeds"]).words
+        + f" at {row['place']}"
         for row in rows
     )
     made = [p for p in results.stage.planned if not p.cell.extra and p.cell.arm in _base(results, (trunk, cosine))]

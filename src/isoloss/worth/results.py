@@ -163,7 +163,7 @@ class Results:
 
 
 def axes_of(study: Study) -> dict[str, tuple[Any, ...]]:
-    """The axes of the grid that set apart what is compared: all beside model, duration, seed and what moves with them."""
+    """The axes of the grid that set apart what is compared: all but model, duration, seed and what moves with them."""
     return {
         path: values
         for path, values in study.grid.items()
