@@ -18,7 +18,7 @@ COMMANDS = {
     "planning": [["planning.py"]],
     "store": [["store.py"]],
     "branch": [["branch.py"]],
-    "laws": [["laws.py"]],
+    "laws": [["laws.py", "--write"]],
     "methods": [["methods.py", "--write"]],
 }
 

@@ -45,7 +45,7 @@ def test_every_default_is_in_the_config() -> None:
     assert made.cells[0].config == {
         "data": {
             "source": "synthetic", "context": 8, "size": None, "tokenizer": None, "version": None,
-            "order": 1, "vocabulary": 16, "tokens": 1_000_000, "seed": 0,
+            "order": 1, "vocabulary": 16, "pad_to": None, "tokens": 1_000_000, "seed": 0,
         },
         "model": {
             "family": "gpt", "width": 16, "depth": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -94,6 +95,10 @@ def test_arms_are_known_by_what_they_do(tmp_path: Path) -> None:
     raw = load(SMALL).raw
     raw = {**raw, "training": {**raw["training"], "optimizer": {"name": "adamw", "lr": 1e-2}}}
     del raw["tune"]
+    raw["arms"] = copy.deepcopy(raw["arms"])
+    for arm in raw["arms"].values():
+        if "optimizer" in arm.get("training", {}):
+            arm["training"]["optimizer"]["lr"] = 1e-2
     isoloss.Store(tmp_path / "store")
     results = isoloss.results(raw, tmp_path / "store")
     arms = arms_of(results)

@@ -30,6 +30,6 @@ def publish(store: Store, runs: Iterable[Lowered]) -> None:
         trainer.begin_with(load_file(path), reset_head=bool(head))
         tensors, _ = trainer.state()
         kept = {name: value for name, value in tensors.items() if not name.startswith("optimizer/")}
-        meta = {"update": 0, "samples": 0, "first_loss": None, "optimizer": {}}
+        meta: dict[str, object] = {"update": 0, "samples": 0, "first_loss": None, "optimizer": {}}
         recipes = {run.root_key: run.recipe(0)}
         store.publish(Piece(run.root_key, run.root_key, 0, 0, kept, meta, recipes=recipes, track=run.root_key))
