@@ -33,6 +33,7 @@ METHODS = ("cluster", "pairs", "residual", "parametric")
 FEWEST_CLUSTERS = 3
 FEW_CLUSTERS = 10
 MOST_FAILED = 0.05  # share of draws without a solution beyond which no interval is given
+PLENTY = 2_000  # clusters from which every resample determines what the table does
 TRIAL = 200  # resamples at least that judge how many determine the law
 MOST_REDRAWN = 0.5  # share of resamples that cannot determine the law beyond which none is solved
 MANY_AT_BOUND = 0.05
@@ -365,6 +366,8 @@ def bootstrap(
 def _determining(fit: Fit, rng: np.random.Generator, groups: Array, n: int, unit: str) -> tuple[Array, Array]:
     """n resamples that can determine the law, as counts of every cluster, and their numbers in order of drawing."""
     count = int(groups.max()) + 1
+    if count > PLENTY:
+        return resample(rng, count, n), np.arange(n)
     kept: list[Array] = []
     numbers: list[Array] = []
     size = max(n, TRIAL)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from isoloss.laws.bootstrap import Interval
+from isoloss.laws.bootstrap import Draws, Interval
 from isoloss.laws.errors import LawError
 from isoloss.laws.fitting import Fit, fit
 from isoloss.laws.form import Form
@@ -42,9 +42,12 @@ def ensemble(
     deltas: Sequence[float] = (1e-2, 1e-3),
     by: str = "C",
     n: int = 500,
+    draws: Draws | None = None,
     **options: Any,
 ) -> Ensemble:
     """The answer of the law as chosen, and of every variation of one choice at a time.
+
+    `draws`: those of the law as chosen, where they are there already; else `n` are made.
 
     Variations: other forms; delta and the L1 limit; without the smallest fifth of `by`; without the rows of
     largest response (2 %); N without embeddings where the table has vocab and d_model. A variation that cannot be
@@ -80,20 +83,20 @@ def ensemble(
             answers[label] = answer(fit(rows, form, **chosen))
         except LawError as error:
             failed[label] = str(error)
-    return Ensemble(answers, failed, _statistical(first, answer, n))
+    return Ensemble(answers, failed, _statistical(first, answer, n, draws))
 
 
-def _statistical(first: Fit, answer: Answer, n: int) -> Interval | None:
+def _statistical(first: Fit, answer: Answer, n: int, draws: Draws | None) -> Interval | None:
     """Interval of the answer over bootstrap draws; None with fewer than three clusters."""
     try:
-        draws = first.bootstrap(n)
+        made = draws or first.bootstrap(n)
     except LawError:
         return None
 
     def over_draws(values: Mapping[str, Any]) -> Any:
         if np.ndim(next(iter(values.values()))) == 0:
             return answer(first)
-        rows = ({name: column[i] for name, column in values.items()} for i in range(len(draws)))
+        rows = ({name: column[i] for name, column in values.items()} for i in range(len(made)))
         return np.array([answer(first.with_parameters(row)) for row in rows])
 
-    return draws.interval(over_draws)
+    return made.interval(over_draws)

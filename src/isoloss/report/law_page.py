@@ -81,7 +81,7 @@ def render(
         interval_warnings=draws.notes if draws is not None else [],
         figures=figures,
         held_out=_held_out(holdout),
-        choices=_choices(fit),
+        choices=_choices(fit, draws),
         sensitivity=_sensitivity(fit),
         checklist=checklist(fit, holdout, draws, level),
         plots=embed_json(_finite(plots)),
@@ -123,7 +123,7 @@ def _sensitivity(fit: Fit) -> dict[str, Any]:
     return {"names": names, "rows": rows}
 
 
-def _choices(fit: Fit) -> dict[str, Any]:
+def _choices(fit: Fit, draws: Draws | None) -> dict[str, Any]:
     """One forecast, ten times beyond the largest scale, under choices nobody can defend alone."""
     points, columns = fit.points, list(fit.problem.columns.values())
     if {"N", "D"} <= set(fit.form.variables):
@@ -149,6 +149,7 @@ def _choices(fit: Fit) -> dict[str, Any]:
         rivals,
         by="C" if "C" in points else columns[-1],
         n=200,
+        draws=draws,
         fixed=pinned,
         **options,
     )

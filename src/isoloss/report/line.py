@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoloss.report import formats
-from isoloss.report.axes import MUTED, short_name
+from isoloss.report.axes import MUTED
 from isoloss.report.palette import OKABE_ITO
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def _draw(figure: Figure, lines: Sequence[Mapping[str, Any]], loss: str) -> None
     axes = figure.subplots()
     for index, line in enumerate(lines):
         color = OKABE_ITO[index % len(OKABE_ITO)]
-        label = f"{short_name(line['run'])}: barrier {formats.number(line['barrier'])}"
+        label = f"{line['run']}: barrier {formats.number(line['barrier'])}"
         axes.plot(line["at"], line["loss"], "o-", color=color, markersize=4, linewidth=1.5, label=label)
         axes.plot([0, 1], [line["loss"][0], line["loss"][-1]], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xlabel("before the cooldown  →  after it, along the straight line; dashed: the chord")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from isoloss.worth.results import Results
 
 DRAWS = 400
+REACH = 2
+"""Candidates on either side of the winner that a parabola is fitted to."""
 NOT_RESOLVED = "not resolved"
 
 
@@ -188,29 +190,38 @@ def _rates(results: Results, trunk: str, cosine: str) -> dict[str, Any]:
 
 
 def optima(results: Results, variant: str) -> dict[tuple[int, str, str], float]:
-    """Log of the best learning rate of a variant's tuning by (N, seed, duration): NaN at an edge of the candidates.
+    """Log of the best learning rate of a variant's tuning by (N, seed, duration); NaN where it lies at an edge.
 
-    The vertex of the parabola through the lowest loss and its neighbours, in log learning rate (part A).
+    The vertex of a seed's parabola in log learning rate (part A), fitted to the winner over all seeds and up to two
+    candidates on either side of it.
     """
-    losses: dict[tuple[int, str, str], dict[float, float]] = {}
+    losses: dict[tuple[int, str], dict[str, dict[float, float]]] = {}
     for trial in results.trials(variant):
         if trial.loss is not None:
             seed, duration = (str(trial.cell.coordinates.get(name)) for name in ("seed", "duration"))
-            losses.setdefault((trial.lowered.facts.N, seed, duration), {})[trial.lr] = trial.loss
-    return {place: _vertex(found) for place, found in losses.items()}
+            by_seed = losses.setdefault((trial.lowered.facts.N, duration), {})
+            by_seed.setdefault(seed, {})[trial.lr] = trial.loss
+    found = {}
+    for (N, duration), by_seed in losses.items():
+        rates = sorted(set.intersection(*(set(one) for one in by_seed.values())))
+        mean = [float(np.mean([one[rate] for one in by_seed.values()])) for rate in rates]
+        best = int(np.argmin(mean))
+        near = rates[max(0, best - REACH) : best + REACH + 1]
+        for seed, one in by_seed.items():
+            found[N, seed, duration] = _vertex({rate: one[rate] for rate in near})
+    return found
 
 
 def _vertex(losses: Mapping[float, float]) -> float:
-    rates = sorted(losses)
-    best = min(range(len(rates)), key=lambda i: losses[rates[i]])
-    if not 0 < best < len(rates) - 1:
+    """The lowest point of a parabola, where there is one between the learning rates; those that diverged are left."""
+    known = {math.log(rate): loss for rate, loss in losses.items() if math.isfinite(loss)}
+    if len(known) < 3:
         return math.nan
-    near = rates[best - 1 : best + 2]
-    heights = [losses[rate] for rate in near]
-    if not all(map(math.isfinite, heights)):
-        return math.log(rates[best])  # a neighbour diverged: the grid's own answer
-    a, b, _ = np.polyfit(np.log(near), heights, 2)
-    return float(-b / (2 * a)) if a > 0 else math.log(rates[best])
+    # From the mean, so that the fit is well conditioned.
+    middle = float(np.mean(list(known)))
+    a, b, _ = np.polyfit(np.array(list(known)) - middle, list(known.values()), 2)
+    vertex = middle - float(b / (2 * a)) if a > 0 else math.nan
+    return vertex if min(known) < vertex < max(known) else math.nan
 
 
 # -- the law -------------------------------------------------------------------------------------------------
