@@ -37,16 +37,21 @@ def run(
     share: bool = True,
     quiet: bool = False,
     console: Console | None = None,
+    on: str = "local",
+    gpus: float = 0.0,
 ) -> Results:
     """Train what ``store`` lacks for ``study`` and return its results; calling it again goes on where it stopped.
 
     ``workers``: processes that train runs side by side (0: one a core). ``processes``: how many share the
     micro-batches of one run. ``budget``: seconds after which nothing new begins. ``share=False`` trains every run
-    from its own beginning, as a check. Raises ``StudyError`` before anything trains when the study is wrong;
-    single runs that fail or diverge are in the results.
+    from its own beginning, as a check. ``on``: ``local`` or a Ray cluster (``ray``, ``ray:HOST:PORT``,
+    ``ray://HOST:PORT``; docs/cluster.md), where every process is given ``gpus``.
+
+    Raises ``StudyError`` before anything trains when the study is wrong; single runs that fail or diverge are in the
+    results.
     """
     made = as_study(study)
-    options = Options(workers, threads, processes, budget, share, quiet)
+    options = Options(workers, threads, processes, budget, share, quiet, on, gpus)
     with on_path(made):
         opened, layers = _open(store, under)
         done = execute(made, opened, options, console=console, under=layers)
@@ -161,7 +166,9 @@ def averages(
     return average_states(opened, key, kind, every=every, measure=measure, amount=amount, refresh=refresh, **options)
 
 
-def _open(store: Store | str | Path, under: Sequence[str | Path], create: bool = True) -> tuple[Store, list[Path]]:
+def _open(
+    store: Store | str | Path, under: Sequence[str | Path], create: bool = True
+) -> tuple[Store, list[str | Path]]:
     if isinstance(store, Store):
-        return store, [Path(layer) for layer in under]
-    return Store(store, under=list(under), create=create), [Path(layer) for layer in under]
+        return store, list(under)
+    return Store(store, under=list(under), create=create), list(under)

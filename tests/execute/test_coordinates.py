@@ -55,6 +55,13 @@ def test_a_tuned_rate_and_a_swept_width_are_filled_in() -> None:
     assert (first, second) == (fixed[1], fixed[0])
 
 
+def test_whatever_is_tuned_takes_its_middle_candidate() -> None:
+    study = changed(tune={"training.optimizer.weight_decay": [0.0, 0.3, 0.1]})
+    optimizer = STUDY["training"]["optimizer"]
+    given = changed(training=STUDY["training"] | {"optimizer": optimizer | {"weight_decay": 0.1}})
+    assert coordinates(from_dict(study), WIDTHS[:2]) == coordinates(from_dict(given), WIDTHS[:2])
+
+
 def test_a_tied_table_and_vectors() -> None:
     tied = changed()
     tied["model"] |= {"tied": True}

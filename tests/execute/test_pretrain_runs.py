@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.transfer_study import pretraining, transfer_study
 
 import isoloss
 from isoloss import models
@@ -19,25 +20,12 @@ from isoloss.train.loop import Trainer
 
 pytestmark = pytest.mark.multiprocess
 
-CHAIN: dict[str, Any] = {"source": "synthetic", "order": 1, "vocabulary": 8, "tokens": 20_000}
-EARLIER: dict[str, Any] = {"data": {**CHAIN, "seed": 2}, "duration": "40 updates", "lr": 0.01}
-CARRIES = {
+CARRIES: dict[str, dict[str, str]] = {
     "tuned": {},
     "kept": {"optimizer": "keep"},
     "headless": {"head": "reset"},
 }
-TRANSFER: dict[str, Any] = {
-    "study": "transfer",
-    "data": {**CHAIN, "seed": 1, "context": 8},
-    "model": {"family": "gpt", "depth": 1, "head_size": 4, "width": 8},
-    "training": {"optimizer": {"name": "adamw", "lr": 0.01}, "batch": "4 sequences"},
-    "duration": "20 updates",
-    "evaluation": {"tokens": 256, "every": "5 updates", "select": "best"},
-    "checkpoint": {"every": "8 updates"},
-    "grid": {"data.size": ["400 tokens", "1600 tokens"], "seed": [0, 1]},
-    "baseline": {"arm": "scratch", "extra": "none"},
-    "arms": {"scratch": {}} | {name: {"pretrain": EARLIER | carry} for name, carry in CARRIES.items()},
-}
+TRANSFER = transfer_study({name: pretraining(**carry) for name, carry in CARRIES.items()})
 
 
 @pytest.fixture
@@ -194,7 +182,7 @@ def test_the_best_moment_by_part_a_is_judged_on_part_b(study: dict[str, Any], tm
 def test_a_longer_pre_training_goes_on_from_the_shorter_one(study: dict[str, Any], tmp_path: Path) -> None:
     study["arms"] = {name: study["arms"][name] for name in ("scratch", "tuned")}
     isoloss.run(study, tmp_path / "store", workers=1, quiet=True)
-    study["arms"]["longer"] = {"pretrain": {**EARLIER, "duration": "70 updates"}}
+    study["arms"]["longer"] = {"pretrain": pretraining(duration="70 updates")}
     more = isoloss.run(study, tmp_path / "store", workers=1, quiet=True)
     assert (more.trained, more.replayed) == (2 * (30 + 2 * 20), 0)
     charged = {r.arm: r.C_pretrain / r.C for r in more.results}

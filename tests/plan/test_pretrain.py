@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.transfer_study import CHAIN, pretraining, transfer_study
 
 import isoloss
 from isoloss.data import TokenSource
@@ -15,24 +15,10 @@ from isoloss.plan.pretraining import check
 from isoloss.recipe.errors import StudyError
 from isoloss.study import from_dict
 
-CHAIN: dict[str, Any] = {"source": "synthetic", "order": 1, "vocabulary": 8, "tokens": 20_000}
-EARLIER: dict[str, Any] = {"data": {**CHAIN, "seed": 2}, "duration": "40 updates", "lr": 0.01}
 
-
-def transfer(**earlier: Any) -> dict[str, Any]:
+def transfer(**options: Any) -> dict[str, Any]:
     """Two sizes of target data, two seeds, from scratch and fine-tuned."""
-    return {
-        "study": "transfer",
-        "data": {**CHAIN, "seed": 1, "context": 8},
-        "model": {"family": "gpt", "depth": 1, "head_size": 4, "width": 8},
-        "training": {"optimizer": {"name": "adamw", "lr": 0.01}, "batch": "4 sequences"},
-        "duration": "20 updates",
-        "evaluation": {"tokens": 256, "every": "5 updates", "select": "best"},
-        "checkpoint": {"every": "8 updates"},
-        "grid": {"data.size": ["400 tokens", "1600 tokens"], "seed": [0, 1]},
-        "baseline": {"arm": "scratch", "extra": "none"},
-        "arms": {"scratch": {}, "tuned": {"pretrain": copy.deepcopy(EARLIER) | earlier}},
-    }
+    return transfer_study({"tuned": pretraining(**options)})
 
 
 def lowered(study: dict[str, Any], arm: str = "tuned", cell: int = 0) -> Lowered:
@@ -60,7 +46,7 @@ def test_another_learning_rate_of_fine_tuning_keeps_the_pre_training() -> None:
 
 def test_a_longer_pre_training_at_a_constant_rate_extends_the_shorter_one() -> None:
     study = transfer()
-    study["arms"]["longer"] = {"pretrain": {**EARLIER, "duration": "70 updates"}}
+    study["arms"]["longer"] = {"pretrain": pretraining(duration="70 updates")}
     assert isoloss.plan(study).shared.updates == 2 * (70 + 6 * 20)
     for arm in ("tuned", "longer"):
         study["arms"][arm]["pretrain"] |= {"schedule": {"shape": "constant", "cooldown": {"fraction": 0.1}}}

@@ -20,7 +20,7 @@ TABLE = [
     ("final: 0.1", "finl: 0.1", ["q.yaml:18: arms.cosine.schedule.finl:", "of cosine", "did you mean 'final'?"]),
     ("{shape: cosine, final", "{shape: constant, final", ["q.yaml:18: arms.cosine.schedule.final: found the unknown key 'final' of constant"]),
     # names
-    ("family: gpt", "family: gtp", ["q.yaml:3: model.family: found 'gtp'; allowed: gpt, mlp, f1, c1, resnet, lstm; name: package.module:attribute", "did you mean 'gpt'?"]),
+    ("family: gpt", "family: gtp", ["q.yaml:3: model.family: found 'gtp'; allowed: gpt, mlp, f1, c1, resnet, lstm, transformers; name: package.module:attribute", "did you mean 'gpt'?"]),
     ("family: gpt", "name: gpt", ["q.yaml:3: model.name: found 'gpt'; allowed: package.module:attribute (did you mean 'family: gpt'?)"]),
     ("family: gpt", "family: a.b:C", ["q.yaml:3: model.family: found 'a.b:C'", "name: package.module:attribute"]),
     ("family: gpt", "family: gpt, name: a.b:C", ["q.yaml:3: model.name: found both family and name"]),
@@ -120,7 +120,7 @@ TABLE = [
     ("[4e-3, 8e-3, 16e-3]", "[4e-3, 0.004]", ["tune.training.optimizer.lr[1]: found 0.004 again"]),
     ("training.optimizer.lr: [4e-3", "training.optimizer.rl: [4e-3", ["q.yaml:14: tune.training.optimizer.rl:", "does not exist", "did you mean 'training.optimizer.lr'?"]),
     ("training.optimizer.lr: [4e-3, 8e-3, 16e-3]", "training.optimizer.name: [adamw, sgd]", ["q.yaml:14: tune.training.optimizer.name:", "a value, not a name"]),
-    ("training.optimizer.lr: [4e-3, 8e-3, 16e-3]", "evaluation.tokens: [1, 2]", ["q.yaml:14: tune.evaluation.tokens:", "in model, training, schedule, average"]),
+    ("training.optimizer.lr: [4e-3, 8e-3, 16e-3]", "evaluation.tokens: [1, 2]", ["q.yaml:14: tune.evaluation.tokens:", "in training, schedule, average, data.crop"]),
     ("  training.optimizer.lr: [4e-3, 8e-3, 16e-3]\n", NOTHING, ["tune: found no path to tune"]),
     ("tune:\n  training.optimizer.lr: [4e-3, 8e-3, 16e-3]", "tune:\n  between: linear\n  training.optimizer.lr: [4e-3]", ["q.yaml:14: tune.between: found 'linear'; allowed: one of nearest, loglinear", "did you mean 'loglinear'?"]),
     ("tune:\n  training.optimizer.lr: [4e-3, 8e-3, 16e-3]\n", "training2: 1\nfoo:\n  lr: 1\n", ["q.yaml:13: training2: found an unknown key", "q.yaml:14: foo:", "did you mean 'training'?"]),

@@ -85,7 +85,7 @@ def measured_directly(lowered: Any, skipped: int) -> tuple[float, float]:
     for offset in range(phase.length):
         x, y = (torch.from_numpy(a) for a in source.batch(phase.rule.seeds["data"], 8 * offset, 8, trainer.context))
         micro = [
-            torch.autograd.grad(F.cross_entropy(trainer.model(x[i : i + 2]), y[i : i + 2]), trainer.leaves)
+            torch.autograd.grad(F.cross_entropy(trainer.model(x[i : i + 2]), y[i : i + 2]), trainer.body.leaves)
             for i in range(0, 8, 2)
         ]
         pairs.append(from_gradients(micro, 2))

@@ -55,6 +55,7 @@ def test_the_inversion_agrees_with_the_law_librarys() -> None:
         assert curve.effective({"0": level}).value == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_intervals_of_the_multiplier_cover_the_exact_answer() -> None:
     """Nominal 90 %, three and five seeds, two sizes, against the simulator's exact mean risk."""
     problem, sizes, target = Problem.powers(24), (8, 16), (16, 32, 64, 128)

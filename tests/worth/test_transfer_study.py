@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.transfer_study import pretraining, transfer_study
 from tests.worth.transfer_data import CLOSER, LAW, planted, transferred
 
 import isoloss
@@ -17,27 +18,19 @@ from isoloss.worth.advise_study import target_amount, transfer_advice
 from isoloss.worth.transfer import infinite_data, read_rows
 from isoloss.worth.transfer_study import advice, answered, rows_of, study_transfer
 
-CHAIN: dict[str, Any] = {"source": "synthetic", "order": 1, "vocabulary": 8, "tokens": 20_000}
-STUDY: dict[str, Any] = {
-    "study": "transfer",
-    "data": {**CHAIN, "seed": 1, "context": 32},
-    "model": {"family": "gpt", "depth": 1, "head_size": 4, "width": 8},
-    "training": {"optimizer": {"name": "adamw", "lr": 0.01}, "batch": "2 sequences"},
-    "duration": "40 updates",
-    "evaluation": {"tokens": 512, "every": "5 updates", "select": "best"},
-    "checkpoint": {"every": "40 updates"},
-    "grid": {
+STUDY = transfer_study(
+    {"near": pretraining(seed=1), "far": pretraining(seed=2)},
+    context=32,
+    batch="2 sequences",
+    duration="40 updates",
+    evaluation={"tokens": 512, "every": "5 updates", "select": "best"},
+    checkpoint={"every": "40 updates"},
+    grid={
         "data.size": ["320 tokens", "1280 tokens", "5120 tokens"],
         "training.optimizer.lr": [0.003, 0.03],
         "seed": [0, 1, 2],
     },
-    "baseline": {"arm": "scratch", "extra": "none"},
-    "arms": {
-        "scratch": {},
-        "near": {"pretrain": {"data": {**CHAIN, "seed": 1}, "duration": "40 updates", "lr": 0.01}},
-        "far": {"pretrain": {"data": {**CHAIN, "seed": 2}, "duration": "40 updates", "lr": 0.01}},
-    },
-}
+)
 
 
 @pytest.fixture(scope="module")

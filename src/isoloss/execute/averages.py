@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isoloss.execute.stored import Found, find, importable, path_to, quietly, usual_amount
+from isoloss.execute.stored import Found, find, path_to, quietly, usual_amount
 from isoloss.methods.averages import WindowAverage
 from isoloss.plan.lower import open_source
+from isoloss.plan.summary import importable
 from isoloss.recipe.errors import StudyError, nearest
 from isoloss.recipe.measure import PARTS, Observer
 from isoloss.store import Store
 from isoloss.train import observers
-from isoloss.train.evaluate import Evaluator
 from isoloss.train.loop import Trainer
 
 AMOUNT = 16_384
@@ -172,22 +172,14 @@ def _judge(store: Store, found: Found, amount: int, refresh: int) -> Callable[[d
     """What gives the loss of weights by part, as a run measures it at its end."""
     run = found.run
     _, phase, _ = run.tracks[-1]
-    source = open_source(found.data or {})
-    trainer = Trainer(run.start, phase, source, run.numerics)
+    trainer = Trainer(run.start, phase, open_source(found.data or {}), run.numerics)
+    evaluator = trainer.evaluator()
     buffers = {name[7:]: t for name, t in store.load(found.key, observers=()).state.items() if name[:7] == "buffer/"}
-    seed, rule = int(phase.rule.seeds["data"]), phase.rule
-    evaluator = Evaluator(
-        trainer.make_model(),
-        trainer.parameters,
-        trainer.task,
-        lambda part, count: source.validation(part, count, trainer.context),
-        lambda number: source.batch(seed, number * rule.batch, rule.batch, trainer.context),
-    )
 
     def judge(named: dict[str, Tensor]) -> dict[str, float]:
         asked = [("loss", part, amount) for part in PARTS]
         weights = trainer.parameters.gather(named)
-        values = evaluator(weights, buffers, asked, refresh=refresh, seed=int(rule.seeds["noise"]))
+        values = evaluator(weights, buffers, asked, refresh=refresh, seed=int(phase.rule.seeds["noise"]))
         return {part: values["loss", part, amount] for part in PARTS}
 
     return judge

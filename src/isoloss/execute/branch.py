@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from isoloss import models
 from isoloss.execute import job
-from isoloss.execute.cooldown import Cooldown
-from isoloss.execute.stored import check_numerics, find, importable, path_to, quietly, usual_amount
+from isoloss.execute.cooldown import Cooldown, Cooled
+from isoloss.execute.stored import check_numerics, find, path_to, quietly, usual_amount
 from isoloss.plan.demands import folder_of, stage
 from isoloss.plan.lower import Facts, Lowered, Lowering, open_source
 from isoloss.plan.memory import StoreMemory
 from isoloss.plan.needs import arrange
+from isoloss.plan.summary import importable, on_path
 from isoloss.plan.tree import grow
 from isoloss.recipe import catalogue
 from isoloss.recipe.errors import RunFailed, StateLost, StudyError, nearest
@@ -32,7 +33,7 @@ Progress = Callable[[int, int, Row], None]
 
 
 @dataclass(frozen=True)
-class Branched:
+class Branched(Cooled):
     """A cooldown that is in the store.
 
     ``fork``: updates before it; ``key``: of its last state; ``losses`` there by part, on ``amount`` tokens (or samples)
@@ -51,20 +52,11 @@ class Branched:
     seconds: float
     first_update: float | None
 
-    @property
-    def total(self) -> int:
-        """Updates of the whole run."""
-        return self.fork + self.length
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {**asdict(self), "total": self.total}
-
     def text(self) -> str:
         """A few lines for a person."""
         losses = ", ".join(f"{value:.4f} on {part}" for part, value in self.losses.items())
         return (
-            f"{self.cooldown['shape']} over {self.length} updates from update {self.fork}: {self.total} in all\n"
+            f"{self.head}\n"
             f"loss {losses} ({self.amount:,} each); {self.trained} updates trained in {self.seconds:.1f} s\n"
             f"key {self.key}"
         )
@@ -109,7 +101,7 @@ def branch_study(
     kept of the run's constant stretch. Raises ``StudyError``.
     """
     begun = time.perf_counter()
-    with importable(folder_of(study)):
+    with on_path(study):
         lowering = Lowering(threads=threads, base=folder_of(study))
         memory = StoreMemory(store)
         now = stage(study, memory, lowering)
@@ -183,27 +175,16 @@ def _lowered(store: Store, run: Run, data: dict[str, Any], amount: int | None) -
     """A run without a study: what its record says, measured on both parts at its end."""
     model, rule = run.start.model, run.phases[-1].rule
     source = open_source(data)
-    tokens = source.kind == "tokens"
-    amount = amount or usual_amount(store) or (EVALUATION_TOKENS if tokens else EVALUATION_SAMPLES)
+    amount = amount or usual_amount(store) or (EVALUATION_TOKENS if source.kind == "tokens" else EVALUATION_SAMPLES)
     counts = models.describe(
         model["spec"], vocabulary=model["vocabulary"], context=model["context"], shape=model.get("shape")
     )
-    terms = rule.batch * (int(rule.data["context"]) if tokens else 1)
     averaging = rule.optimizer["name"] in catalogue.names("optimizer", "averaging")
     weights = (None, SCHEDULE_FREE) if averaging else (None,)
     return Lowered(
         run=run,
         points={run.length: tuple(Measure("loss", part, amount, each) for each in weights for part in PARTS)},
-        facts=Facts(
-            N=counts.non_embedding,
-            N_total=counts.total,
-            batch=rule.batch,
-            terms_per_update=terms,
-            flops_per_update=counts.training_flops_per_token * terms,
-            evaluation_flops=counts.forward_flops_per_token * amount,
-            state_bytes=12 * counts.total,
-            unit=source.kind if tokens else "samples",
-        ),
+        facts=Facts.of(counts, source, rule.batch, int(rule.data["context"]), amount),
         data=data,
         observer=SCHEDULE_FREE if averaging else None,
         amount=amount,
@@ -244,7 +225,7 @@ def _train(lowered: Lowered, store: Store, cooldown: Cooldown, begun: float, pro
             raise RunFailed(f"the branch diverged at update {at + broke}: {store.divergence(each.key(broke))}")
     losses = {part: store.measurement(end, measure.name) for part, measure in lowered.final.items()}
     if None in losses.values():
-        raise RunFailed(f"the branch could not be trained: the state it leaves from does not stay in {store.path}")
+        raise RunFailed(f"the branch could not be trained: the state it leaves from does not stay in {store.location}")
     return Branched(
         key=end,
         fork_key=track.start_key,

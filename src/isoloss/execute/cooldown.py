@@ -1,9 +1,9 @@
-"""What a cooldown is asked to be: its form, how long it is and where it ends."""
+"""What a cooldown is asked to be: its form, how long it is and where it ends; what its records share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from isoloss.plan.phases import falling
@@ -74,3 +74,26 @@ class Cooldown:
     def lr(self, level: float, length: int) -> LR:
         """The phase's learning rate, from ``level`` down over ``length`` updates."""
         return falling(self.mapping, level, length)
+
+
+class Cooled:
+    """What records of a trained cooldown share: they are dataclasses with these fields among their own."""
+
+    fork: int
+    length: int
+    cooldown: dict[str, Any]
+
+    @property
+    def total(self) -> int:
+        """Updates of the whole run."""
+        return self.fork + self.length
+
+    @property
+    def head(self) -> str:
+        """The first line for a person."""
+        return f"{self.cooldown['shape']} over {self.length} updates from update {self.fork}: {self.total} in all"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        record: Any = self
+        return {**asdict(record), "total": self.total}

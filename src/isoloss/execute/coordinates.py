@@ -17,8 +17,9 @@ import torch
 
 from isoloss import models
 from isoloss.methods import mup
-from isoloss.plan.demands import TUNED_PATH, folder_of
+from isoloss.plan.demands import folder_of
 from isoloss.plan.lower import Lowered, Lowering, open_source
+from isoloss.plan.tuning import middle
 from isoloss.recipe.errors import StudyError
 from isoloss.recipe.run import LR, Phase
 from isoloss.study import Study
@@ -101,7 +102,7 @@ def coordinates(
 ) -> tuple[Coordinates, ...]:
     """The check of one arm's model (default: the baseline's), first under its own parametrisation, then the other.
 
-    ``lr`` at ``base_width``: by default the study's, the middle candidate where it is tuned; ``base_width``: by
+    What is tuned takes its middle candidate. ``lr`` at ``base_width``: by default the study's; ``base_width``: by
     default the study's, else the smallest of ``widths``. Raises ``StudyError`` for fewer than two widths, and for a
     model or an optimizer without width transfer.
     """
@@ -112,18 +113,23 @@ def coordinates(
         raise StudyError(f"steps and seeds: found {steps} and {seeds}; allowed: at least 1")
     use_threads(threads)
     lowering = Lowering(threads=threads, base=folder_of(study))
-    given = study.config(arm or study.baseline, {})
+    usual = middle(study.tune)
+    given = study.config(arm or study.baseline, usual)
     model = given["model"]
     own = model.get("parametrisation", "standard")
     base = base_width or model.get("base_width") or widths[0]
-    rate = lr if lr is not None else _rate(study, given)
+    rate = lr if lr is not None else float(given["training"]["optimizer"]["lr"])
     found = []
     for parametrisation in sorted(PARAMETRISATIONS, key=lambda name: name != own):
         rows: dict[tuple[int, int, str], tuple[float, float]] = {}
         diverged: dict[int, None] = {}
         for width in widths:
             for seed in range(seeds):
-                values = {"model.width": width, "model.parametrisation": parametrisation, "model.base_width": base}
+                values = usual | {
+                    "model.width": width,
+                    "model.parametrisation": parametrisation,
+                    "model.base_width": base,
+                }
                 values |= {"training.precision": "fp32", "training.compile": False}
                 config = {**study.config(arm or study.baseline, values), "seed": seed}
                 where = f"{parametrisation} width={width}"
@@ -139,14 +145,6 @@ def coordinates(
         slopes = mup.growth(table, steps) if len(widths) - len(diverged) > 1 else {}
         found.append(Coordinates(parametrisation, table, slopes, tuple(diverged)))
     return tuple(found)
-
-
-def _rate(study: Study, config: Mapping[str, Any]) -> float:
-    given = config["training"]["optimizer"]["lr"]
-    if given != "tuned":
-        return float(given)
-    candidates = sorted(float(value) for value in (study.tune.values[TUNED_PATH] if study.tune else ()))
-    return candidates[len(candidates) // 2]
 
 
 def _trained(made: Lowered, base: int, steps: int) -> Iterator[tuple[int, str, float, float]]:

@@ -23,7 +23,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,10 @@ import torch
 from torch import Tensor, nn
 
 from isoloss.execute.checkpoints import Checkpoint
-from isoloss.execute.cooldown import Cooldown
-from isoloss.execute.stored import importable
+from isoloss.execute.cooldown import Cooldown, Cooled
 from isoloss.methods.lr_scheduler import IsolossLR
 from isoloss.plan.phases import form_of
+from isoloss.plan.summary import importable
 from isoloss.recipe.errors import RunFailed, StudyError, nearest
 from isoloss.recipe.references import is_reference, load
 
@@ -46,7 +46,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square
 
 
 @dataclass(frozen=True)
-class Outside:
+class Outside(Cooled):
     """A cooldown that was written beside its checkpoint. ``validation``: mean loss before and after, if measured."""
 
     path: str
@@ -62,21 +62,12 @@ class Outside:
     seconds: float
     first_update: float | None
 
-    @property
-    def total(self) -> int:
-        """Updates of the whole training."""
-        return self.fork + self.length
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {**asdict(self), "total": self.total}
-
     def text(self) -> str:
         """A few lines for a person."""
         seen = self.validation
         judged = f"; validation {seen['before']:.4f} before, {seen['after']:.4f} after" if seen else ""
         return (
-            f"{self.cooldown['shape']} over {self.length} updates from update {self.fork}: {self.total} in all\n"
+            f"{self.head}\n"
             f"training loss {self.losses[0]:.4f} first, {self.losses[-1]:.4f} last{judged}; {self.seconds:.1f} s\n"
             f"{self.path}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from isoloss import models
 from isoloss.plan.lower import Lowered, open_source
 from isoloss.plan.outside import content
 from isoloss.recipe.errors import RunFailed
@@ -27,7 +28,17 @@ def publish(store: Store, runs: Iterable[Lowered]) -> None:
             raise RunFailed(f"init.weights: {path} has changed since the plan was made: run the study again")
         data = lowered.before.data if lowered.before else lowered.data
         trainer = Trainer(run.start, run.phases[0], open_source(data), run.numerics)
-        trainer.begin_with(load_file(path), reset_head=bool(head))
+        if path.is_dir():
+            given = models.saved_weights(
+                path,
+                run.start.model["spec"],
+                vocabulary=trainer.source.vocabulary,
+                context=trainer.context,
+                head="reset" if head else "keep",
+            )
+        else:
+            given = load_file(path)
+        trainer.begin_with(given, reset_head=bool(head))
         tensors, _ = trainer.state()
         kept = {name: value for name, value in tensors.items() if not name.startswith("optimizer/")}
         meta: dict[str, object] = {"update": 0, "samples": 0, "first_loss": None, "optimizer": {}}

@@ -11,10 +11,12 @@ from isoloss.models.build import (
     in_head,
     keeps_statistics,
     needs_whole_batch,
+    saved_weights,
     transfer,
     transfers,
 )
 from isoloss.models.facts import ModelFacts
+from isoloss.models.hugging_face import content as saved_content
 from isoloss.models.memory import keep_freed_memory
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "keeps_statistics",
     "library_version",
     "needs_whole_batch",
+    "saved_content",
+    "saved_weights",
     "transfer",
     "transfers",
 ]

@@ -1,4 +1,7 @@
-"""Models of other packages by name: `timm:NAME` (extra `isoloss[timm]`), imported only when asked for."""
+"""Models of other packages by name: `timm:NAME` (extra `isoloss[timm]`), imported only when asked for.
+
+The family `transformers` is in `hugging_face`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from isoloss.models import hugging_face
 from isoloss.recipe.errors import StudyError, nearest
 
 PREFIX = "timm:"
@@ -19,8 +23,10 @@ def is_timm(name: str) -> bool:
 def library_version(name: str | None) -> str | None:
     """What stands for the code of an adapted model in keys: "timm 1.0.20"; None for a name that is no adapter's.
 
-    Raises StudyError where the package is missing.
+    ``name``: a model's name or family. Raises StudyError where the package is missing.
     """
+    if name == hugging_face.FAMILY:
+        return hugging_face.version()
     return f"timm {_timm().__version__}" if name and is_timm(name) else None
 
 

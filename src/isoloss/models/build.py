@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoloss.models import adapters
+from isoloss.models import adapters, hugging_face
 from isoloss.models.facts import ModelFacts
 from isoloss.models.image_ladder import Shape
 from isoloss.models.ladder import CONFIGS, Config, configure
 from isoloss.recipe import catalogue
-from isoloss.recipe.errors import nearest
+from isoloss.recipe.errors import StudyError, nearest
 from isoloss.recipe.references import load
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from isoloss.methods.mup import Rule
 
 EMBEDDING_NAMES = ("wte", "wpe")
-HEAD_NAMES = ("head", "lm_head", "classifier", "fc")
+HEAD_NAMES = ("head", "lm_head", "embed_out", "classifier", "fc")
 PARAMETRISATION = ("parametrisation", "base_width")
 """Options of a built-in family that say how it is initialised and trained, not what it is."""
 TIED_TABLE = r"^embedding\.weight$"
@@ -33,7 +34,8 @@ def build(
     """Build the model of a study in float32 on the CPU; a pure function of its arguments.
 
     `spec`: {"family": a name of the catalogue, options}, {"name": "package.module:attribute", options} or {"name":
-    "timm:NAME", options}; an option of value None and the key "version" are left out. A user's attribute is called
+    "timm:NAME", options}; an option of value None and the key "version" are left out. The family "transformers" takes
+    a type and the options of its config (`hugging_face.configure`). A user's attribute is called
     with the options, and with `vocabulary`, `context` and `shape` where its signature takes them. Under
     "parametrisation": "mup" a family has the initial values of `methods.mup`, relative to width "base_width".
     Language models map tokens (B, T) int64 to logits (B, T, V); classifiers map vectors (B, features) or images
@@ -44,11 +46,11 @@ def build(
     import torch
 
     shape = _shape(shape)
-    if "name" in spec:
+    if not _built_in(spec):
         target, options = _custom(spec, vocabulary, context, shape)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return _module(spec["name"], target(**options))
+            return _module(_label(spec), target(**options))
     made = _family(spec, vocabulary, context, shape, seed)
     if transfers(spec):
         from isoloss.methods import mup
@@ -60,7 +62,7 @@ def build(
 
 def transfers(spec: Mapping[str, Any]) -> bool:
     """Whether a spec asks for width transfer."""
-    return "family" in spec and spec.get("parametrisation", "standard") == "mup"
+    return _built_in(spec) and spec.get("parametrisation", "standard") == "mup"
 
 
 def transfer(
@@ -112,7 +114,7 @@ def describe(
     Raises ValueError as `build` does.
     """
     shape = _shape(shape)
-    if "name" in spec:
+    if not _built_in(spec):
         return _count(_CountedSpec.of(spec), vocabulary, context, shape)[0]
     return _config(spec, vocabulary, context, shape).facts()
 
@@ -122,7 +124,7 @@ def needs_whole_batch(
 ) -> bool:
     """`has_batch_statistics` of the model that `build` would make, for planning: built-ins without torch."""
     shape = _shape(shape)
-    if "name" in spec:
+    if not _built_in(spec):
         return _count(_CountedSpec.of(spec), vocabulary, context, shape)[1]
     return _config(spec, vocabulary, context, shape).batch_statistics
 
@@ -132,7 +134,7 @@ def keeps_statistics(
 ) -> bool:
     """Whether the model that `build` would make gathers running statistics in BatchNorm layers of any kind."""
     shape = _shape(shape)
-    if "name" in spec:
+    if not _built_in(spec):
         return _count(_CountedSpec.of(spec), vocabulary, context, shape)[2]
     return _config(spec, vocabulary, context, shape).batch_statistics
 
@@ -155,10 +157,10 @@ def has_batch_statistics(model: torch.nn.Module) -> bool:
 def decayed(name: str, parameter: torch.Tensor) -> bool:
     """Whether weight decay belongs on a parameter: matrices and untied heads, no gain, bias or embedding.
 
-    A table is an embedding if a part of its dotted name contains "embed" or is wte or wpe.
+    A table is an embedding if a part of its dotted name contains "embed" or is wte or wpe, unless it is a head.
     """
     parts = name.lower().split(".")
-    embedding = any("embed" in part or part in EMBEDDING_NAMES for part in parts)
+    embedding = any("embed" in part or part in EMBEDDING_NAMES for part in parts) and not in_head(name)
     return parameter.ndim >= 2 and not embedding
 
 
@@ -193,6 +195,8 @@ def _count(counted: _CountedSpec, vocabulary: int, context: int, shape: Shape | 
     from isoloss.models.count import count
 
     target, options = _custom(counted.spec, vocabulary, context, shape)
+    if counted.spec.get("family") == hugging_face.FAMILY:
+        return hugging_face.facts(**options, vocabulary=vocabulary, context=context), False, False
     with torch.device("meta"):
         # Evaluation mode: BatchNorm refuses to train on the one sample that is counted.
         model = _module(counted.spec["name"], target(**options)).eval()
@@ -210,12 +214,38 @@ def _shape(shape: Sequence[int] | None) -> Shape | None:
     return int(shape[0]), int(shape[1]), int(shape[2])
 
 
+def saved_weights(
+    folder: Path, spec: Mapping[str, Any], *, vocabulary: int, context: int, head: str = "keep"
+) -> dict[str, torch.Tensor]:
+    """Weights of a folder that `transformers` has saved, by the names of the model that `build` makes, in float32.
+
+    With ``head`` "reset" the output head need not fit, and is not meant to be used. Raises StudyError for a model of
+    another kind, and lists what does not fit.
+    """
+    if spec.get("family") != hugging_face.FAMILY:
+        raise StudyError(
+            f"init.weights: {folder} is a folder, which only a model of family transformers can begin with; allowed: a "
+            "safetensors file"
+        )
+    ignored = in_head if head == "reset" else lambda name: False
+    return hugging_face.read(folder, _options(spec), vocabulary=vocabulary, context=context, ignored=ignored)
+
+
+def _built_in(spec: Mapping[str, Any]) -> bool:
+    return "family" in spec and spec["family"] != hugging_face.FAMILY
+
+
+def _label(spec: Mapping[str, Any]) -> str:
+    return str(spec.get("name") or spec["family"])
+
+
 def _config(spec: Mapping[str, Any], vocabulary: int, context: int, shape: Shape | None) -> Config:
     family = spec.get("family")
     if family not in CONFIGS:
+        allowed = catalogue.names("model")
         raise ValueError(
-            f"model: family is {family!r}; allowed: {', '.join(CONFIGS)}, or name: package.module:attribute"
-            f"{nearest(str(family), CONFIGS)}"
+            f"model: family is {family!r}; allowed: {', '.join(allowed)}, or name: package.module:attribute"
+            f"{nearest(str(family), allowed)}"
         )
     if transfers(spec):
         _config(_at_base(spec), vocabulary, context, shape)
@@ -223,14 +253,17 @@ def _config(spec: Mapping[str, Any], vocabulary: int, context: int, shape: Shape
 
 
 def _options(spec: Mapping[str, Any]) -> dict[str, Any]:
-    left_out = {"family", "name", "version", *(PARAMETRISATION if "family" in spec else ())}
+    left_out = {"family", "name", "version", *(PARAMETRISATION if _built_in(spec) else ())}
     return {k: v for k, v in spec.items() if k not in left_out and v is not None}
 
 
 def _custom(
     spec: Mapping[str, Any], vocabulary: int, context: int, shape: Shape | None
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
-    name, options = spec["name"], _options(spec)
+    options = _options(spec)
+    if spec.get("family") == hugging_face.FAMILY:
+        return partial(hugging_face.build, vocabulary=vocabulary, context=context), options
+    name = spec["name"]
     if adapters.is_timm(name):
         return adapters.timm_model(name, vocabulary, shape), options
     target = load(name)

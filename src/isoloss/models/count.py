@@ -9,12 +9,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from isoloss.models.facts import ModelFacts
 
 
-def count(model: torch.nn.Module, *, vocabulary: int, context: int, inputs: torch.Tensor | None = None) -> ModelFacts:
+def count(
+    model: torch.nn.Module,
+    *,
+    vocabulary: int,
+    context: int,
+    inputs: torch.Tensor | None = None,
+    head: torch.Tensor | None = None,
+) -> ModelFacts:
     """Count parameters by kind and the forward FLOPs of one sequence, on the model's own device (best: meta).
 
-    Tables of `nn.Embedding` are the embedding; a two-dimensional weight with `vocabulary` rows is the head;
-    other weights of two or more dimensions are matrices; the rest are scalars. `inputs` defaults to tokens
-    (1, context), or vectors (1, context) for a model without an embedding.
+    Tables of `nn.Embedding` are the embedding; `head`, or without it a two-dimensional weight with `vocabulary` rows,
+    is the head; other weights of two or more dimensions are matrices; the rest are scalars. `inputs` defaults to
+    tokens (1, context), or vectors (1, context) for a model without an embedding.
     """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     counts = {"embedding": 0, "matrices": 0, "head": 0, "scalars": 0}
@@ -24,7 +31,8 @@ def count(model: torch.nn.Module, *, vocabulary: int, context: int, inputs: torc
         elif parameter.ndim < 2:
             kind = "scalars"
         else:
-            kind = "head" if parameter.ndim == 2 and parameter.shape[0] == vocabulary else "matrices"
+            rows = parameter.ndim == 2 and parameter.shape[0] == vocabulary
+            kind = "head" if (rows if head is None else parameter is head) else "matrices"
         counts[kind] += parameter.numel()
     samples = context if tables else 1
     if inputs is None:

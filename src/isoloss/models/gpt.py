@@ -84,9 +84,8 @@ class GPT(nn.Module):
                 return self._fused(tokens, scales, dtype)
         tables = self._tables_for(length, table.dtype, table.device)
         x = self.embedding(tokens) * scales[0]
-        cos, sin = tables.cos.t(), tables.sin.t()
         for block in self.blocks:
-            x = block(x, cos, sin)
+            x = block(x, tables)
         head = table if self.head is None else self.head.weight
         return F.linear(rms_norm(x, self.norm) * (scales[1] * c.width**-0.5), head)
 
@@ -96,12 +95,8 @@ class GPT(nn.Module):
         tables = self._tables_for(T, dtype, tokens.device)
         table = self.embedding.weight.to(dtype)
         x = fused.Embed.apply(table, tokens.reshape(-1), scales[0])
-        b: Any
-        for b in self.blocks:
-            weights = [w.to(dtype) for w in (b.norm1, b.qkv.weight, b.out.weight)]
-            x = fused.AttentionBranch.apply(x, *weights, tables, B)
-            weights = [w.to(dtype) for w in (b.norm2, b.up.weight, b.down.weight)]
-            x = fused.FeedForwardBranch.apply(x, *weights, b.gated)
+        for block in self.blocks:
+            x = block(x, tables, B, dtype)
         head = table if self.head is None else self.head.weight.to(dtype)
         logits: Tensor = fused.Head.apply(x, self.norm.to(dtype), head, scales[1])
         return logits.view(B, T, -1)
@@ -116,7 +111,7 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-    """One attention branch and one feed-forward branch on the residual stream (B, T, d)."""
+    """One attention branch and one feed-forward branch on the residual stream (B, T, d), or (d, B T) for `fused.py`."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -129,7 +124,17 @@ class Block(nn.Module):
         self.up = nn.utils.skip_init(nn.Linear, d, config.hidden * (2 if self.gated else 1), bias=False)
         self.down = nn.utils.skip_init(nn.Linear, config.hidden, d, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, tables: fused.Tables, batch: int | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """With `batch` sequences the map goes through `fused.py`, with weights cast to `dtype`."""
+        if batch is not None:
+            weights = [w.to(dtype) for w in (self.norm1, self.qkv.weight, self.out.weight)]
+            x = fused.AttentionBranch.apply(x, *weights, tables, batch)
+            weights = [w.to(dtype) for w in (self.norm2, self.up.weight, self.down.weight)]
+            fused_out: Tensor = fused.FeedForwardBranch.apply(x, *weights, self.gated)
+            return fused_out
+        cos, sin = tables.cos.t(), tables.sin.t()
         B, T, d = x.shape
         qkv = self.qkv(rms_norm(x, self.norm1)).view(B, T, 3, -1, self.head_size).permute(2, 0, 3, 1, 4)
         q, k = rotate(qkv[0], cos, sin), rotate(qkv[1], cos, sin)

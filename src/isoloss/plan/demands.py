@@ -4,43 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from isoloss import models
 from isoloss.plan.lower import Lowered, Lowering
 from isoloss.plan.needs import Memory, Work, arrange
 from isoloss.plan.tree import Node, grow
+from isoloss.plan.tuning import (
+    TUNED_PATH,
+    Choice,
+    Setting,
+    Trial,
+    choose,
+    filled,
+    label,
+    middle,
+    rate,
+    settings,
+)
 from isoloss.recipe.errors import StudyError
 from isoloss.study import Cell, Study
-
-TUNED_PATH = "training.optimizer.lr"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One candidate of one arm at one tuning point; ``loss`` is on part A, infinite where it diverged."""
-
-    arm: str
-    point: Mapping[str, Any]
-    cell: Cell
-    lowered: Lowered
-    lr: float
-    loss: float | None = None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The winner of one arm at one point; ``edge``: it lies at an end of the candidates."""
-
-    arm: str
-    point: Mapping[str, Any]
-    N: int
-    lr: float
-    edge: bool
-    losses: Mapping[float, float]
 
 
 @dataclass(frozen=True)
@@ -48,6 +34,7 @@ class Planned:
     """A cell with its run.
 
     ``rule`` says where its learning rate comes from: given, tuned, between, nearest, or transferred over widths.
+    ``tuned``: every value that tuning gave it, by path.
     """
 
     cell: Cell
@@ -55,6 +42,7 @@ class Planned:
     lr: float
     rule: str
     edge: bool
+    tuned: Mapping[str, Setting] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -86,7 +74,7 @@ class Stage:
     @property
     def names(self) -> list[str]:
         """A name for each of ``runs``."""
-        return [f"tune lr={t.lr:g} {name_of(t.cell)}" for t in self.trials] + [p.name for p in self.planned]
+        return [f"tune {label(t.values)} {name_of(t.cell)}" for t in self.trials] + [p.name for p in self.planned]
 
 
 def folder_of(study: Study) -> Path | None:
@@ -110,7 +98,7 @@ def stage(study: Study, memory: Memory, lowering: Lowering, *, alone: bool = Fal
         raise StudyError(f"{study.name}: nothing to train: the study has no runs")
     trials = _trials(study, cells, lowering, alone)
     trials = _read(trials, memory)
-    choices = _choose(trials)
+    choices = choose(trials, study.tune) if study.tune else []
     undecided = {t.arm for t in trials if t.loss is None}
     follow = study.tune.follow if study.tune else {}
     planned = []
@@ -119,8 +107,7 @@ def stage(study: Study, memory: Memory, lowering: Lowering, *, alone: bool = Fal
         if leader in undecided:
             continue
         mine = [c for c in choices if c.arm == leader]
-        lr, rule, edge = _lr(cell, lowering, mine, study.tune.between if study.tune else "")
-        planned.append(Planned(cell, lowering(cell.config, lr, where=name_of(cell), alone=alone), lr, rule, edge))
+        planned.append(_planned(cell, study, mine, lowering, alone))
     runs = [t.lowered for t in trials] + [p.lowered for p in planned]
     roots = grow(runs)
     return Stage(
@@ -134,33 +121,56 @@ def stage(study: Study, memory: Memory, lowering: Lowering, *, alone: bool = Fal
 
 
 def expected(study: Study, lowering: Lowering, *, alone: bool = False) -> list[Lowered]:
-    """Every run of the study, with the middle candidate for an LR that is not tuned yet: for costs in advance."""
-    candidates = sorted(float(v) for v in study.tune.values[TUNED_PATH]) if study.tune else []
-    found = []
-    for cell in study.cells:
-        given = cell.config["training"]["optimizer"]["lr"]
-        lr = candidates[len(candidates) // 2] if given == "tuned" else float(given)
-        found.append(lowering(cell.config, lr, where=name_of(cell), alone=alone))
+    """Every run of the study, with the middle candidates for values that are not tuned yet: for costs in advance.
+
+    Raises ``StudyError`` where a run would be wrong with any of the others too.
+    """
+    usual = middle(study.tune)
+    found = [_lowered(cell, usual, lowering, name_of(cell), alone) for cell in study.cells]
+    tried = {repr([v for path, v in one.items() if path != TUNED_PATH]): one for one in _candidates(study)}
+    places = {repr((c.arm, [v for k, v in c.coordinates.items() if k != "seed"])): c for c in study.cells}
+    for cell, values in product(places.values(), tried.values() if len(tried) > 1 else ()):
+        _lowered(cell, values, lowering, f"tune {label(values)} {name_of(cell)}", alone)
     return found
+
+
+def _candidates(study: Study) -> tuple[dict[str, Any], ...]:
+    return study.tune.candidates() if study.tune else ()
+
+
+def _lowered(cell: Cell, values: Mapping[str, Any], lowering: Lowering, where: str, alone: bool) -> Lowered:
+    """A cell with values for what is tuned."""
+    return lowering(filled(cell, values).config, rate(cell, values), where=where, alone=alone)
+
+
+def _planned(cell: Cell, study: Study, choices: Sequence[Choice], lowering: Lowering, alone: bool) -> Planned:
+    """A cell with what its arm's choices give it."""
+    tuned: dict[str, Setting] = {}
+    if study.tune is not None:
+        usual = middle(study.tune)
+        tuned = settings(
+            cell, lambda: _lowered(cell, usual, lowering, name_of(cell), alone).facts.N, choices, study.tune
+        )
+    values = {path: setting.value for path, setting in tuned.items()}
+    lr = tuned.get(TUNED_PATH) or Setting(rate(cell, {}), "given", False)
+    lowered = _lowered(cell, values, lowering, name_of(cell), alone)
+    return Planned(filled(cell, values), lowered, lr.value, lr.rule, lr.edge, tuned)
 
 
 def _trials(study: Study, cells: Sequence[Cell], lowering: Lowering, alone: bool) -> list[Trial]:
     if study.tune is None:
         return []
-    if set(study.tune.values) != {TUNED_PATH}:
-        raise StudyError(f"tune: found {', '.join(study.tune.values)}; allowed: {TUNED_PATH}")
     found = []
     for arm in dict.fromkeys(c.arm for c in cells if c.arm not in study.tune.follow):
         for point in study.tune.at:
-            cell = _at(arm, point, cells)
-            if cell.config["training"]["optimizer"]["lr"] != "tuned":
-                continue
-            # Trials are judged by their loss: nobody asks for other metrics of them.
-            config = {**cell.config, "evaluation": {**cell.config["evaluation"], "metrics": []}}
-            for lr in study.tune.values[TUNED_PATH]:
-                where = f"tune lr={lr:g} {name_of(cell)}"
-                lowered = lowering(config, float(lr), where=where, alone=alone)
-                found.append(Trial(arm, point, cell, lowered, float(lr)))
+            here = _at(arm, point, cells)
+            for values in study.tune.candidates():
+                cell = filled(here, values)
+                # Trials are judged by their loss: nobody asks for other metrics of them.
+                config = {**cell.config, "evaluation": {**cell.config["evaluation"], "metrics": []}}
+                lr = rate(cell, values)
+                lowered = lowering(config, lr, where=f"tune {label(values)} {name_of(cell)}", alone=alone)
+                found.append(Trial(arm, point, cell, lowered, lr, values=values))
     return found
 
 
@@ -182,7 +192,7 @@ def _read(trials: Sequence[Trial], memory: Memory) -> list[Trial]:
         loss = None if chosen is None else chosen[1]
         if index in broken:
             loss = math.inf
-        found.append(Trial(trial.arm, trial.point, trial.cell, trial.lowered, trial.lr, loss))
+        found.append(replace(trial, loss=loss))
     return found
 
 
@@ -197,71 +207,3 @@ def diverged(runs: Sequence[Lowered], memory: Memory) -> dict[int, int]:
                 found[index] = begun + stretch.diverged
                 break
     return found
-
-
-def _choose(trials: Sequence[Trial]) -> list[Choice]:
-    """The candidate of lowest mean loss over the seeds of a point; where all diverged, the smallest one."""
-    groups: dict[tuple[str, str], list[Trial]] = {}
-    for trial in trials:
-        place = sorted((k, str(v)) for k, v in trial.point.items() if k != "seed")
-        groups.setdefault((trial.arm, repr(place)), []).append(trial)
-    found = []
-    for (arm, _), group in groups.items():
-        if any(t.loss is None for t in group):
-            continue
-        by_lr: dict[float, list[float]] = {}
-        for trial in group:
-            by_lr.setdefault(trial.lr, []).append(float(trial.loss if trial.loss is not None else math.inf))
-        known = {lr: sum(losses) / len(losses) for lr, losses in by_lr.items()}
-        best = min(known, key=lambda lr: (known[lr], lr))
-        ordered = sorted(known)
-        edge = len(ordered) > 1 and best in (ordered[0], ordered[-1])
-        point = {k: v for k, v in group[0].point.items() if k != "seed"}
-        found.append(Choice(arm, point, group[0].lowered.facts.N, best, edge, known))
-    return found
-
-
-def _lr(cell: Cell, lowering: Lowering, choices: Sequence[Choice], between: str) -> tuple[float, str, bool]:
-    """The cell's learning rate by its arm's choices, where it comes from, and whether a winner lies at an edge.
-
-    Given, tuned at its size, or by the rule between the tuned sizes: log-linear in N, or the nearest one in log N.
-    What width transfer makes the one tuned value serve is called transferred.
-    """
-    given = cell.config["training"]["optimizer"]["lr"]
-    if given != "tuned":
-        return float(given), "given", False
-    mine = list(choices)
-    durations = {c.point.get("duration") for c in mine}
-    if len(durations) > 1:
-        mine = [c for c in mine if c.point.get("duration") == cell.coordinates.get("duration")] or mine
-    own = [c for c in mine if all(cell.coordinates[k] == v for k, v in c.point.items() if k != "duration")]
-    if own:
-        return _mean(own), "tuned", any(c.edge for c in own)
-    N = lowering(cell.config, 1.0, where=name_of(cell)).facts.N
-    by_size: dict[int, list[Choice]] = {}
-    for choice in mine:
-        by_size.setdefault(choice.N, []).append(choice)
-    sizes = sorted(by_size)
-    rates = [_mean(by_size[n]) for n in sizes]
-    edge = any(c.edge for c in mine)
-    if N in by_size:
-        return rates[sizes.index(N)], "tuned", edge
-    if between == "nearest" or sizes[0] >= N or sizes[-1] <= N:
-        near = min(range(len(sizes)), key=lambda i: abs(math.log(N / sizes[i])))
-        moved = len(sizes) == 1 and models.transfers(cell.config["model"])
-        return rates[near], "transferred" if moved else "nearest", edge
-    above = next(i for i, n in enumerate(sizes) if n > N)
-    share = math.log(N / sizes[above - 1]) / math.log(sizes[above] / sizes[above - 1])
-    return _rounded(rates[above - 1] * (rates[above] / rates[above - 1]) ** share), "between", edge
-
-
-def _mean(choices: Sequence[Choice]) -> float:
-    """Geometric mean of the winners; one winner is itself."""
-    if len({c.lr for c in choices}) == 1:
-        return choices[0].lr
-    return _rounded(math.exp(sum(math.log(c.lr) for c in choices) / len(choices)))
-
-
-def _rounded(lr: float) -> float:
-    """Four significant digits: the value that is printed is the value that is used."""
-    return float(f"{lr:.4g}")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import glob
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from isoloss import data, models
 from isoloss.methods.rules import Rescaling, batch_ratio
-from isoloss.plan import outside, pretraining
-from isoloss.plan.phases import Stretch, methods_digest, stretches
+from isoloss.plan import outside, pretraining, readings
+from isoloss.plan.phases import stretches
+from isoloss.plan.rules import Rules
 from isoloss.recipe import catalogue
 from isoloss.recipe.canonical import digest
 from isoloss.recipe.errors import StudyError
@@ -22,12 +22,9 @@ from isoloss.recipe.references import code_of, forget_code, is_reference
 from isoloss.recipe.run import Carry, Phase, Rule, Run, Start
 from isoloss.recipe.units import BATCH, DURATION, Quantity
 from isoloss.study.checks import earlier
-from isoloss.train import numerics, probes
+from isoloss.train import numerics
 from isoloss.train.evaluate import try_metrics
 from isoloss.train.wrappers import passes
-
-MOST_BLOCKS = 20
-"""Sums of weights that a window average may keep."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,23 @@ class Facts:
     unit: str
     forward_flops: float = 0.0
     """FLOPs of a forward pass over the batch of one update."""
+
+    @classmethod
+    def of(cls, model: models.ModelFacts, source: data.Source, batch: int, context: int, amount: int) -> Facts:
+        """Of a model at a batch of samples (``context`` tokens each), with ``amount`` in each validation part."""
+        tokens = source.kind == "tokens"
+        terms = batch * (context if tokens else 1)
+        return cls(
+            N=model.non_embedding,
+            N_total=model.total,
+            batch=batch,
+            terms_per_update=terms,
+            flops_per_update=model.training_flops_per_token * terms,
+            evaluation_flops=model.forward_flops_per_token * amount,
+            state_bytes=12 * model.total,
+            unit="tokens" if tokens else "samples",
+            forward_flops=model.forward_flops_per_token * terms,
+        )
 
 
 @dataclass(frozen=True)
@@ -133,9 +147,9 @@ class Lowered:
 class Lowering:
     """Lowers cells of one study; sources, numerics and rules are made once and shared."""
 
-    def __init__(self, *, threads: int = 1, base: Path | None = None) -> None:
+    def __init__(self, *, threads: int = 1, base: Path | None = None, device: str = "cpu") -> None:
         """``base``: the folder that relative paths of data start from (the study file's)."""
-        self.threads, self.base = threads, base
+        self.threads, self.base, self.device = threads, base, device
         forget_code()
         self._rules: dict[Any, Rule] = {}
         self._starts: dict[Any, tuple[dict[str, Any], models.ModelFacts, bool]] = {}
@@ -197,7 +211,7 @@ class Lowering:
         if total < 1:
             raise StudyError(f"duration: {config['duration']} is less than one update of {batch} samples")
         seeds = _seeds(config["seed"])
-        rules = _Rules(self, config, source.digest, context, batch, micro, seeds, change)
+        rules = Rules(self._rule, config, source.digest, context, batch, micro, seeds, change)
         warmup = counted(change.warmup(Quantity.parse(training["warmup"], DURATION)), "training.warmup")
         parts = stretches(config["schedule"], training, change.lr(lr), total, warmup, updates)
         phases = tuple(Phase(rules(part), part.length) for part in parts)
@@ -210,18 +224,17 @@ class Lowering:
             phases = (*before.run.phases, replace(phases[0], carry=carry), *phases[1:])
         run = Run(start, phases, self._numerics_of(training["precision"], bool(training["compile"])))
         run = path(run)
-        amount = _amount(config["evaluation"])
+        amount = readings.amount(config["evaluation"])
         self._check_validation(source, amount, context)
         averaging = training["optimizer"]["name"] in catalogue.names("optimizer", "averaging")
-        observer = SCHEDULE_FREE if averaging else _observer(config["average"], updates, run)
+        observer = SCHEDULE_FREE if averaging else readings.observer(config["average"], updates, run)
         if config["evaluation"]["select"] == "best" and observer not in (None, SCHEDULE_FREE):
             raise StudyError("evaluation.select: best, but an average is read at the end alone; allowed: end")
         refresh = self._refresh(config, source, context)
         metrics = tuple(config["evaluation"]["metrics"])
         self._check_metrics(config["task"], metrics, start_model, source, context, amount)
-        terms = batch * per_sample
         begun = before.run.length if before else 0
-        points = _points(
+        points = readings.points(
             config["evaluation"],
             run.length - begun,
             amount,
@@ -233,17 +246,7 @@ class Lowering:
         return Lowered(
             run=run,
             points={begun + at: measures for at, measures in points.items()},
-            facts=Facts(
-                N=facts.non_embedding,
-                N_total=facts.total,
-                batch=batch,
-                terms_per_update=terms,
-                flops_per_update=facts.training_flops_per_token * terms,
-                evaluation_flops=facts.forward_flops_per_token * amount,
-                state_bytes=12 * facts.total,
-                unit=source.kind if source.kind == "tokens" else "samples",
-                forward_flops=facts.forward_flops_per_token * terms,
-            ),
+            facts=Facts.of(facts, source, batch, context, amount),
             data=spec,
             observer=observer,
             amount=amount,
@@ -311,8 +314,14 @@ class Lowering:
             made = models.build(config["model"], vocabulary=source.vocabulary, context=context, seed=0, shape=shape)
             if not all(parameter.requires_grad for parameter in made.parameters()):
                 raise StudyError("init.weights: the model has parameters that are not trained; allowed: all trained")
-            shapes = {name: value.shape for name, value in made.state_dict().items()}
-            self._outside[memo] = outside.address(path, given["head"], shapes)
+            if given["head"] == "reset" and not any(models.in_head(name) for name, _ in made.named_parameters()):
+                raise StudyError("init.head: found reset, but the model has no output head of its own; allowed: keep")
+            if path.is_dir():
+                outside.check_saved(path, given["head"], config["model"], source, context)
+                self._outside[memo] = outside.marked(models.saved_content(path), given["head"])
+            else:
+                shapes = {name: value.shape for name, value in made.state_dict().items()}
+                self._outside[memo] = outside.address(path, given["head"], shapes)
         return path, self._outside[memo]
 
     def _check_validation(self, source: data.Source, amount: int, context: int) -> None:
@@ -356,9 +365,11 @@ class Lowering:
         if memo not in self._starts:
             name = spec.get("name")
             semantics = None if name else catalogue.get("model", spec["family"]).semantics
+            library = models.library_version(name or spec["family"])
+            version = spec.get("version") or library
             record = {
                 "spec": _identity(spec),
-                "code": code_of(name or "", spec.get("version"), semantics),
+                "code": code_of(name or "", version, semantics) | ({"version": str(version)} if library else {}),
                 "vocabulary": source.vocabulary,
                 "context": context,
                 **({} if shape is None else {"shape": list(shape)}),
@@ -377,123 +388,16 @@ class Lowering:
 
     def _numerics_of(self, precision: str, compiled: bool) -> dict[str, Any]:
         if (precision, compiled) not in self._numerics:
-            self._numerics[precision, compiled] = numerics.detect(precision, compiled=compiled, threads=self.threads)
+            self._numerics[precision, compiled] = numerics.detect(
+                precision, compiled=compiled, threads=self.threads, device=self.device
+            )
         return self._numerics[precision, compiled]
 
-    def rule(self, memo: Any, make: Any) -> Rule:
+    def _rule(self, memo: Any, make: Callable[[], Rule]) -> Rule:
         """One object a rule, so that its digest is computed once."""
         if memo not in self._rules:
             self._rules[memo] = make()
         return self._rules[memo]
-
-
-class _Rules:
-    """Rules of one cell: all alike but for the learning rate."""
-
-    def __init__(
-        self,
-        lowering: Lowering,
-        config: Mapping[str, Any],
-        data_digest: str,
-        context: int,
-        batch: int,
-        micro: int,
-        seeds: Mapping[str, int],
-        change: Rescaling,
-    ) -> None:
-        training, task = config["training"], config["task"]
-        optimizer = training["optimizer"]
-        left_out = ("name", "lr", "version", *(("refresh",) if not is_reference(optimizer["name"]) else ()))
-        options = _adapted({k: v for k, v in optimizer.items() if k not in left_out}, change)
-        self._lowering = lowering
-        self._fixed: dict[str, Any] = {
-            "data": {"digest": data_digest, "context": context, **_data_code(config["data"])},
-            "task": {"name": task, "code": _code("task", task, None)},
-            "batch": batch,
-            "micro_batches": micro,
-            "optimizer": {
-                "name": optimizer["name"],
-                "options": options,
-                "code": _code("optimizer", optimizer["name"], optimizer.get("version")),
-                "decay": "matrices" if training["decay_only_matrices"] else "all",
-            },
-            "clip": None if training["clip"] is None else float(training["clip"]),
-            "seeds": {"data": seeds["data"], "noise": seeds["noise"]},
-        }
-        self._memo = digest(self._fixed)
-
-    def __call__(self, part: Stretch) -> Rule:
-        memo = (self._memo, part.lr, methods_digest(part.methods))
-        return self._lowering.rule(memo, lambda: Rule(lr=part.lr, methods=part.methods, **self._fixed))
-
-
-def _points(
-    evaluation: Mapping[str, Any],
-    total: int,
-    amount: int,
-    observer: Observer | None,
-    refresh: int,
-    updates: Any,
-    tensors: Callable[[], Sequence[str]],
-) -> dict[int, tuple[Measure, ...]]:
-    """What to read off at which update: both parts at the end, part B along the way (both to select the best)."""
-    moments = {updates(at, "evaluation.at") for at in evaluation["at"] if at != "end"}
-    if evaluation["every"]:
-        every = max(1, updates(evaluation["every"], "evaluation.every"))
-        moments |= set(range(every, total, every))
-    names = ("loss", *evaluation["metrics"])
-    watched: list[tuple[Observer | None, int]] = [(None, 0), (observer, refresh)] if observer else [(None, 0)]
-    along = watched if observer == SCHEDULE_FREE else watched[:1]
-    judged = PARTS if evaluation["select"] == "best" else PARTS[1:]
-    found: dict[int, tuple[Measure, ...]] = {
-        at: tuple(Measure(name, part, amount, *w) for w in along for part in judged for name in names)
-        for at in sorted(moments)
-        if 0 < at < total
-    }
-    found[total] = tuple(Measure(name, part, amount, *w) for w in watched for part in PARTS for name in names)
-    found[total] += probes.roughnesses(evaluation, amount)
-    far = probes.distances(evaluation, tensors)
-    for at in probes.moments(evaluation, total):
-        found[at] = (*found.get(at, ()), *far)
-    return found
-
-
-def _observer(average: Mapping[str, Any] | None, updates: Any, run: Run) -> Observer | None:
-    """The arm's averager, read at the end of the run; it watches the last phase only.
-
-    A window is kept as sums over blocks that end with the run: the block is the greatest common divisor of the
-    window and the run's length.
-    """
-    if not average:
-        return None
-    options: dict[str, Any] = {k: v for k, v in average.items() if k not in ("kind", "refresh")}
-    for name in ("length", "every"):
-        if isinstance(options.get(name), str):
-            options[name] = max(1, updates(options[name], f"average.{name}"))
-    _, last, _ = run.tracks[-1]
-    reach = options.get("count", 1) * options.get("every", 1)
-    if average["kind"] != "window" and reach > last.length:
-        raise StudyError(f"average: {reach} updates are needed; allowed: at most the last phase's {last.length}")
-    semantics = catalogue.get("average", average["kind"]).semantics
-    if semantics != 1:
-        options["semantics"] = semantics
-    if average["kind"] == "window":
-        length, every = options["length"], options["every"]
-        if length > last.length:
-            raise StudyError(f"average.length: {length} updates; allowed: at most the last phase's {last.length}")
-        options["block"] = math.gcd(length, run.length)
-        if length // options["block"] > MOST_BLOCKS:
-            raise StudyError(
-                f"average.length: {length} updates in a run of {run.length} have the common divisor "
-                f"{options['block']}: more than {MOST_BLOCKS} copies of the weights; allowed: a length that shares a "
-                "larger divisor with the run"
-            )
-        if options["block"] % every:
-            raise StudyError(
-                f"average.every: {every}; allowed: a divisor of {options['block']}, which divides both the window of "
-                f"{length} and the run of {run.length} updates"
-            )
-    return Observer(average["kind"], options)
 
 
 def _identity(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -502,11 +406,6 @@ def _identity(spec: Mapping[str, Any]) -> dict[str, Any]:
     if "family" in spec and not models.transfers(spec):
         left_out |= {*models.PARAMETRISATION}
     return {name: value for name, value in spec.items() if name not in left_out}
-
-
-def _amount(evaluation: Mapping[str, Any]) -> int:
-    """Tokens (or samples) of each validation part."""
-    return int(evaluation["tokens"] if evaluation["tokens"] is not None else evaluation["samples"])
 
 
 def _batch(text: str, per_sample: int) -> int:
@@ -544,31 +443,10 @@ def _change(training: Mapping[str, Any], per_sample: int) -> Rescaling:
     return Rescaling(ratio, **{name: training[name] for name in names})
 
 
-def _adapted(options: dict[str, Any], change: Rescaling) -> dict[str, Any]:
-    """An optimizer's options at the batch of the run."""
-    rules = {"momentum": change.momentum, "weight_decay": change.weight_decay, "eps": change.eps}
-    found: dict[str, Any] = {name: rules[name](value) if name in rules else value for name, value in options.items()}
-    if "betas" in options:
-        found["betas"] = [change.momentum(beta) for beta in options["betas"]]
-    return found
-
-
 def _seeds(seed: Any) -> dict[str, int]:
     if isinstance(seed, Mapping):
         return {name: int(seed.get(name, 0)) for name in ("init", "data", "noise")}
     return {"init": int(seed), "data": int(seed), "noise": int(seed)}
-
-
-def _data_code(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A user's own source: its code and options, since its digest is its own word; a built-in's digest has both."""
-    if not is_reference(spec["source"]):
-        return {}
-    options = {k: v for k, v in spec.items() if k not in ("source", "version", "path")}
-    return {"source": spec["source"], "code": code_of(spec["source"], spec.get("version"), None), "options": options}
-
-
-def _code(kind: str, name: str, version: object) -> dict[str, Any]:
-    return code_of(name, version, None if is_reference(name) else catalogue.get(kind, name).semantics)
 
 
 _SOURCES: dict[str, data.Source] = {}

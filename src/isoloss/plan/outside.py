@@ -1,4 +1,4 @@
-"""Initial weights from a file of somebody else: addressed by their content, checked against the model by name."""
+"""Initial weights of somebody else, a file or a folder: addressed by content, checked against the model by name."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from isoloss import models
+from isoloss.data import Source
+from isoloss.data.tokenizer import open_tokenizer
 from isoloss.recipe.errors import StudyError
 
 MOST_NAMED = 6
@@ -46,11 +49,29 @@ def address(path: Path, head: str, shapes: Mapping[str, Sequence[int]]) -> str:
             f"init.weights: {path} does not fit the model: {'; '.join(told)}; allowed: the names and shapes of the "
             "model's state_dict (init.head: reset leaves out the output head)"
         )
+    return marked(digest, head)
+
+
+def check_saved(path: Path, head: str, spec: Mapping[str, Any], source: Source, context: int) -> None:
+    """Raise ``StudyError`` where a folder that `transformers` has saved does not fit the model or the data."""
+    theirs, ours = path / "tokenizer.json", source.describe().get("tokenizer")
+    if ours and theirs.is_file() and ours != open_tokenizer(str(theirs)).identity:
+        raise StudyError(
+            f"init.weights: {path} has a tokenizer of its own, so one token id would mean two things; allowed: "
+            f"data.tokenizer: {theirs} (found: {ours.partition(':')[0]})"
+        )
+    models.saved_weights(path, spec, vocabulary=source.vocabulary, context=context, head=head)
+
+
+def marked(digest: str, head: str) -> str:
+    """A hash of weights, and whether their head is left out."""
     return digest if head == "keep" else f"{digest}:head={head}"
 
 
 def content(path: Path) -> str:
-    """SHA-256 of a file. Raises OSError."""
+    """SHA-256 of a file, or over the files of a folder that `transformers` has saved. Raises OSError, StudyError."""
+    if path.is_dir():
+        return models.saved_content(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from isoloss.plan.memory import StoreMemory
 from isoloss.plan.needs import Memory, Nothing, arrange
 from isoloss.plan.savings import ENDS, RUNS_ON, Saving, savings
 from isoloss.plan.tree import grow
+from isoloss.plan.tuning import TUNED_PATH
 from isoloss.recipe.errors import StudyError
 from isoloss.store import Store
 from isoloss.study import Study, from_dict, load
@@ -51,6 +53,12 @@ class Summary:
     """(N, all parameters, runs, FLOPs of one update) by size."""
     savings: tuple[Saving, ...] = ()
 
+    @property
+    def several(self) -> Mapping[str, Sequence[Any]]:
+        """Candidates by path where more is tuned than the learning rate."""
+        found = self.study.tune.values if self.study.tune else {}
+        return found if set(found) - {TUNED_PATH} else {}
+
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
 
@@ -72,6 +80,7 @@ class Summary:
             "speed": "measured" if self.measured_speed else "rough",
             "workers": self.workers,
             "tuned": self.stage.complete,
+            **({"tune": {path: list(values) for path, values in self.several.items()}} if self.several else {}),
             "sizes": [
                 {"N": n, "N_total": total, "runs": runs, "flops_per_update": f} for n, total, runs, f in self.sizes
             ],
@@ -100,10 +109,15 @@ class Summary:
             costs.add_row(name, f"{c.updates:,}", f"{c.terms:,}", f"{c.flops:.3g}", f"{c.evaluation_flops:.3g}")
         saved = 1 - self.shared.updates / self.unshared.updates if self.unshared.updates else 0.0
         lines = [f"sharing saves {saved:.0%} of the updates; {self.tracks} stretches, {self.segments} to train now"]
+        if self.several:
+            counts = [len(values) for values in self.several.values()]
+            product = f"{' x '.join(map(str, counts))} = {math.prod(counts)}" if len(counts) > 1 else str(counts[0])
+            lines.append(f"tuned: {' x '.join(self.several)}, {product} candidates at each tuning point of each arm")
         if self.replayed:
             lines.append(f"{self.replayed:,} of the updates to train are replay (a state between stored ones)")
         if not self.stage.complete:
-            lines.append("tuning comes first; costs of the rest are with its middle candidate")
+            middle = "middle candidates" if len(self.several) > 1 else "middle candidate"
+            lines.append(f"tuning comes first; costs of the rest are with its {middle}")
         kind = "measured in this store" if self.measured_speed else "rough: nothing like it was timed yet"
         lines.append(
             f"about {_time(self.seconds)} on {self.workers} worker{'s' if self.workers > 1 else ''} ({kind}), "
@@ -229,12 +243,15 @@ def as_study(study: Study | str | Path | Mapping[str, Any]) -> Study:
     raise StudyError(f"a study is a file, a mapping or a Study; found {type(study).__name__}")
 
 
-@contextmanager
-def on_path(study: Study) -> Iterator[None]:
+def on_path(study: Study) -> AbstractContextManager[None]:
     """Modules beside the study file and in the working folder can be named in it."""
-    folder = folder_of(study)
-    folders = [str(folder)] if folder else []
-    added = [place for place in (*folders, os.getcwd()) if place not in sys.path]
+    return importable(folder_of(study))
+
+
+@contextmanager
+def importable(*folders: Path | None) -> Iterator[None]:
+    """Modules in these folders and in the working folder can be imported by name."""
+    added = [place for place in (*(str(f) for f in folders if f), os.getcwd()) if place not in sys.path]
     sys.path[:0] = added
     try:
         yield
@@ -249,4 +266,4 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-__all__ = ["StudyError", "Summary", "as_study", "on_path", "plan"]
+__all__ = ["StudyError", "Summary", "as_study", "importable", "on_path", "plan"]

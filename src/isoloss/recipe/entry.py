@@ -49,7 +49,8 @@ class Entry:
     ``semantics`` is raised by hand when the numbers it produces change: it is part of every key. ``tags`` say
     what a name can do: data "tokens" or "vectors", a schedule's "decay" (also a cooldown) or "trunk" (may be
     followed by a cooldown), a task's and a model's "tokens" or "vectors" ("images": of images alone), an optimizer's
-    "adam" or "sgd" (the learning rates it takes under width transfer) and "averaging" (evaluated at its own average).
+    "adam" or "sgd" (the learning rates it takes under width transfer) and "averaging" (evaluated at its own average),
+    a model's "open" (takes the options of another library too).
     """
 
     name: str

@@ -59,6 +59,8 @@ class Rule:
     clip: float | None
     seeds: Mapping[str, int]
     methods: tuple[Mapping[str, Any], ...] = field(default=(), metadata={"neutral": ()})
+    addition: int = field(default=0, metadata={"neutral": 0})
+    """Semantics number of how several micro-batches are added up; 0 where an update has one."""
 
     @cached_property
     def digest(self) -> str:

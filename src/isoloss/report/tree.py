@@ -186,7 +186,7 @@ def describe(stretch: Stretch, members: int, styles: Mapping[str, Style]) -> str
     if edge["reused"]:
         parts.append("trained once for all of them")
     if edge["tuning"]:
-        parts.append("trained to choose a learning rate")
+        parts.append(f"trained to choose {', '.join(edge.get('chosen') or ['a learning rate'])}")
     return "; ".join(parts)
 
 

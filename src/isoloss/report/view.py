@@ -54,6 +54,9 @@ def view(result: Json) -> Json:
         "any_tuning": any(edge["tuning"] for edge in result["tree"]),
         "sharing": sharing(result),
         "tuning": [_tuning(arm, look[arm["name"]]) for arm in result["arms"] if arm["lr"] or arm["tuning"]],
+        "tuned_paths": list(
+            dict.fromkeys(path for arm in result["arms"] for row in arm["lr"] for path in row.get("tuned") or {})
+        ),
         "troubles": [_run(run, look) for run in result["runs"] if run["status"] != "done"],
         "runs": [_run(run, look) for run in result["runs"]],
         "caveats": [str(caveat) for caveat in result["caveats"]],
@@ -236,9 +239,16 @@ def _held(row: Json) -> Json:
     }
 
 
+_RULES = {
+    "tuned": "tuned",
+    "between": "between tuned sizes",
+    "given": "given",
+    "nearest": "nearest",
+    "transferred": "width transfer (muP)",
+}
+
+
 def _tuning(arm: Json, style: Style) -> Json:
-    rules = {"tuned": "tuned", "between": "between tuned sizes", "given": "given"}
-    rules["transferred"] = "width transfer (muP)"
     tuning = arm["tuning"]
     return {
         "arm": arm["name"],
@@ -248,7 +258,7 @@ def _tuning(arm: Json, style: Style) -> Json:
         else f"{formats.plural(tuning.get('runs') or 0, 'run')}, "
         f"{formats.count(tuning.get('updates') or 0)} updates, "
         f"{formats.flops(tuning.get('flops'))} FLOPs",
-        "candidates": "" if not tuning else ", ".join(_word(c) for c in tuning.get("candidates") or []),
+        "candidates": _listed(tuning or {}),
         "rows": [
             {
                 "size": formats.short(row.get("N")),
@@ -256,24 +266,49 @@ def _tuning(arm: Json, style: Style) -> Json:
                 "lr": formats.number(row.get("lr")),
                 "value": row.get("lr"),
                 "tuned": row.get("rule") == "tuned",
-                "rule": rules.get(row.get("rule"), row.get("rule") or ""),
+                "rule": _RULES.get(row.get("rule"), row.get("rule") or ""),
                 "edge": bool(row.get("edge")),
                 "losses": _candidates(tuning, row.get("N")),
+                "others": {
+                    path: {
+                        "value": _word(found.get("value")),
+                        "rule": _RULES.get(found.get("rule"), found.get("rule") or ""),
+                        "edge": bool(found.get("edge")),
+                    }
+                    for path, found in (row.get("tuned") or {}).items()
+                },
             }
             for row in arm["lr"]
         ],
     }
 
 
+def _listed(tuning: Json) -> str:
+    """What was tried: of several paths, each with its own list."""
+    if tuning.get("paths"):
+        return "; ".join(f"{path}: {', '.join(map(_word, values))}" for path, values in tuning["paths"].items())
+    return ", ".join(_word(c) for c in tuning.get("candidates") or [])
+
+
 def _candidates(tuning: Json | None, size: float | None) -> str:
-    """The losses that decided a tuned size: `0.002: 1.9312, 0.004: 1.9020`."""
+    """The losses that decided a tuned size: `0.002: 1.9312, 0.004: 1.9020`; by name where several are tuned."""
     choices = (tuning or {}).get("choices") or []
+    table = next((choice.get("table") or [] for choice in choices if choice.get("N") == size), [])
+    if table:
+        return ", ".join(f"{_named(candidate)}:\u00a0{formats.loss(loss)}" for candidate, loss in table)
     losses = next((choice.get("losses") or [] for choice in choices if choice.get("N") == size), [])
     return ", ".join(f"{formats.number(lr)}:\u00a0{formats.loss(loss)}" for lr, loss in losses)
 
 
+def _named(candidate: Json) -> str:
+    """`lr 0.002 weight_decay 0.1`."""
+    return " ".join(f"{path.rpartition('.')[2]} {_word(value)}" for path, value in candidate.items())
+
+
 def _word(value: Any) -> str:
-    return formats.number(value) if isinstance(value, float | int) and not isinstance(value, bool) else str(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return formats.number(value) if isinstance(value, float | int) else str(value)
 
 
 def _run(run: Json, look: dict[str, Style]) -> Json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from isoloss.recipe import catalogue
@@ -11,6 +11,14 @@ from isoloss.recipe.units import Quantity
 
 TUNED = "tuned"
 """Stands in a config for a value that tuning will choose."""
+
+UNTUNED = "untuned"
+"""Key of a resolved ``pretrain``: values of ``training``, by dotted path, that are tuned in the run but not in it."""
+
+LR = "training.optimizer.lr"
+
+NUMERICS = ("training.precision", "training.compile")
+"""What a run has one value of, whatever it goes on from."""
 
 
 def disagreements(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -68,7 +76,7 @@ def _data_and_model(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _transfer(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Width transfer needs a base, and an optimizer whose learning rates are known under it."""
     model, name = config["model"], config["training"]["optimizer"]["name"]
-    if "family" not in model or model.get("parametrisation") != "mup":
+    if "family" not in model or "base_width" not in model or model["parametrisation"] != "mup":
         return
     if model["base_width"] is None:
         yield "model.base_width", "missing; allowed: the width that the learning rate is meant for"
@@ -193,9 +201,17 @@ def _average(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
         )
 
 
+def replaced(path: str, given: Mapping[str, Any]) -> bool:
+    """Whether an earlier training has its own value at ``path`` of a run, by its mapping ``pretrain``."""
+    own = (LR, "training.warmup", "training.base_batch")
+    return path in own or (path == "training.batch" and given["batch"] is not None)
+
+
 def earlier(config: dict[str, Any]) -> dict[str, Any]:
     """The config of the training that a run goes on from, which is one like any other."""
     given = config["pretrain"]
+    for path, value in given.get(UNTUNED, {}).items():
+        config = put(config, path.split("."), value)
     own = {"batch": given["batch"] or config["training"]["batch"], "warmup": given["warmup"], "base_batch": None}
     own |= {"optimizer": {**config["training"]["optimizer"], "lr": given["lr"]}}
     return {
@@ -207,6 +223,12 @@ def earlier(config: dict[str, Any]) -> dict[str, Any]:
         "average": None,
         "pretrain": None,
     }
+
+
+def put(config: Mapping[str, Any], parts: Sequence[str], value: Any) -> dict[str, Any]:
+    """A config with ``value`` at a path; what lies beside it is shared with ``config``."""
+    first, *rest = parts
+    return {**config, first: put(config[first], rest, value) if rest else value}
 
 
 def _pretrain(config: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from isoloss.recipe.errors import nearest
 from isoloss.recipe.units import Quantity
-from isoloss.study.checks import TUNED, disagreements
+from isoloss.study.checks import LR, NUMERICS, TUNED, UNTUNED, disagreements, replaced
 from isoloss.study.parts import UNSAID, Parts, reach
 from isoloss.study.problems import Path, Problems, show
 from isoloss.study.resolve import Leaf, complete, locate, merge, nested, resolve
@@ -61,6 +61,9 @@ def configure(raw: dict[str, Any], problems: Problems, arm: str, values: dict[st
     config = expansion.resolved(arm, expansion.merged(arm), first | values)
     expansion.tell_missing()
     problems.raise_if_any()
+    untuned = {path: value for path, value in (first | values).items() if path not in expansion.tuned}
+    expansion.keep_untuned(_overridden(expansion.merged(arm), untuned), config)
+    problems.raise_if_any()
     for path in expansion.tuned:
         if path not in values:
             _set(config, path, TUNED)
@@ -88,6 +91,7 @@ class Expansion(Parts):
         self.tune: dict[str, tuple[Any, ...]] = {}
         self.at: tuple[dict[str, Any], ...] = ()
         self.rule = "nearest"
+        self.bounds: dict[str, tuple[Any, ...]] = {}
         self.rows: list[dict[str, Any]] = []
         self.cells: list[tuple[str, dict[str, Any], dict[str, Any], bool]] = []
         self._missing: dict[Path, dict[str, str]] = {}
@@ -133,9 +137,7 @@ class Expansion(Parts):
 
     def resolved(self, arm: str, written: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         """``written`` with ``values`` at dotted paths and all defaults; empty if anything is wrong."""
-        # names first, because a new name drops the options of the old one
-        for path in sorted(values, key=lambda path: not _decides(written, path)):
-            written = merge(CONFIG, written, nested(path, values[path]))
+        written = _overridden(written, values)
         mistakes = 0
 
         def tell(kind: str, path: Path, message: str) -> None:
@@ -192,7 +194,7 @@ class Expansion(Parts):
                     continue
                 leaves[path] = leaf
                 checked = self._checked(leaf, (section, path), listed)
-                if section == "tune" and (leaf.decides or path.partition(".")[0] not in TUNABLE):
+                if section == "tune" and (leaf.decides or not any(f"{path}.".startswith(f"{p}.") for p in TUNABLE)):
                     message = f"found {show(path)}; allowed: a value, not a name, in {', '.join(TUNABLE)}"
                     self.problems.add((section, path), message)
                 if path not in chosen and checked:
@@ -202,9 +204,35 @@ class Expansion(Parts):
         config = self.resolved(arm, written, values)
         if not config or self.problems.count > before:
             return None
+        self.keep_untuned(written, config)
         for path in self.tuned:
             _set(config, path, TUNED)
-        return Variant(config, chosen, leaves)
+        return None if self.problems.count > before else Variant(config, chosen, leaves)
+
+    def keep_untuned(self, written: dict[str, Any], config: dict[str, Any]) -> None:
+        """Note in ``config`` what an earlier training has where the run itself is tuned: the study's own value.
+
+        So candidates share one earlier training. ``written``: the arm without the candidates.
+        """
+        if not config["pretrain"]:
+            return
+        kept: dict[str, Any] = {}
+        for path in self.tuned:
+            if not path.startswith("training.") or replaced(path, config["pretrain"]):
+                continue
+            leaf, parts = locate(path, written), _parts(path)
+            if path in NUMERICS:
+                message = f"found {show(path)}, which holds for pre-training too; allowed with pretrain: other paths"
+                self.problems.add(("tune", path), message)
+            elif reach(written, parts) == len(parts):
+                kept[path] = leaf.check(_get(written, path))
+            elif leaf.model is not None and not leaf.model.model_fields[leaf.field].is_required():
+                kept[path] = copied(leaf.model.model_fields[leaf.field].default)
+            else:
+                message = f"found candidates, which pre-training does not take; needed too: its own value, at {path}"
+                self.problems.add(("tune", path), message)
+        if kept:
+            config["pretrain"][UNTUNED] = kept
 
     def _leaf(self, arm: str, path: str, written: dict[str, Any], place: Path | None) -> Leaf | None:
         """The leaf at ``path``; where there is none, that is told at ``place``."""
@@ -299,19 +327,26 @@ class Expansion(Parts):
             self.problems.add(("tune",), f"found {count} runs to tune with; allowed: at most {MOST_CELLS}")
             return
         self.at = tuple(self._places(axes))
-        candidates = [value for values in self.tune.values() for value in values]
-        numeric = all(isinstance(value, (int, float)) and value > 0 for value in candidates)
-        if self.between == "loglinear" and not (numeric and True not in candidates):
-            message = "found 'loglinear' for values that are not positive numbers; allowed: nearest"
-            self.problems.add(("tune", "between"), message)
+        self.bounds = {path: _bounds(first.leaves[path], values) for path, values in self.tune.items()}
+        rates = self.tune.get(LR, ())
+        numeric = bool(rates) and all(_number(value) and value > 0 for value in rates)
+        if self.between == "loglinear" and not numeric:
+            values = [value for listed in self.tune.values() for value in listed]
+            what = f"paths other than {LR}" if all(map(_number, values)) else "values that are not positive numbers"
+            self.problems.add(("tune", "between"), f"found 'loglinear' for {what}; allowed: nearest")
         self.rule = self.between or ("loglinear" if numeric else "nearest")
 
     def _check_tuning(self, variants: dict[str, list[Variant]]) -> None:
+        """Whatever wins at the tuning points must fit in every run."""
         candidates = [dict(zip(self.tune, values, strict=True)) for values in product(*self.tune.values())]
+        others = [path for path in self.tune if path != LR]
+        different = list({repr([one[path] for path in others]): one for one in candidates}.values()) if others else []
+        seen: dict[str, Any] = {repr({k: v for k, v in p.items() if not _seed(k)}): p for p in self._places(self.grid)}
         for arm, found in variants.items():
-            for point, candidate in product(self.at, candidates):
-                variant = next(one for one in found if one.chosen.items() <= point.items())
-                self._check(arm, variant.at(point | candidate), point)
+            for places, tried in ((self.at, candidates), (tuple(seen.values()), different)):
+                for point, candidate in product(places, tried):
+                    variant = next(one for one in found if one.chosen.items() <= point.items())
+                    self._check(arm, variant.at(point | candidate), point)
 
     def _same_arms(self, variants: dict[str, list[Variant]]) -> None:
         seen: dict[str, str] = {}
@@ -370,17 +405,63 @@ def _has(written: dict[str, Any], path: str) -> bool:
     return True
 
 
+def _overridden(written: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """``written`` with ``values`` at dotted paths: names first, because a new name drops the options of the old one."""
+    for path in sorted(values, key=lambda path: not _decides(written, path)):
+        written = merge(CONFIG, written, nested(path, values[path]))
+    return written
+
+
 def _decides(written: dict[str, Any], path: str) -> bool:
     return _has(written, path) and locate(path, written).decides
 
 
 def _where_unnamed(path: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Where to tune on an axis that `at` leaves out: smallest seed, shortest run, all values of any other."""
-    if path == "seed" or path.startswith("seed."):
+    if _seed(path):
         return (min(values),)
     if path == "duration":
         return (min(values, key=lambda text: Quantity.parse(text).value),)
     return values
+
+
+def _seed(path: str) -> bool:
+    return path == "seed" or path.startswith("seed.")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _bounds(leaf: Leaf, values: Sequence[Any]) -> tuple[Any, ...]:
+    """Those of ``values`` next to which, on one side, nothing is allowed: a weight decay of 0, a fraction of 1."""
+
+    def fits(value: Any) -> bool:
+        try:
+            leaf.check(value)
+        except ValueError:
+            return False
+        return True
+
+    found = []
+    for value in values:
+        if isinstance(value, str):
+            at_bound = value.startswith("0 ")
+        elif not _number(value):
+            continue
+        elif isinstance(value, int):
+            at_bound = not (fits(value - 1) and fits(value + 1))
+        else:
+            at_bound = not (fits(math.nextafter(value, -math.inf)) and fits(math.nextafter(value, math.inf)))
+        if at_bound or value == 0:  # options of one's own code have no bounds to ask for
+            found.append(value)
+    return tuple(found)
+
+
+def _get(config: Any, path: str) -> Any:
+    for part in path.split("."):
+        config = config[part]
+    return config
 
 
 def _set(config: dict[str, Any], path: str, value: Any) -> None:

@@ -55,6 +55,14 @@ class Free(Section):
     )
 
 
+class Open(Free):
+    """Options that another library takes."""
+
+    version: str | int | None = Field(
+        None, description="stands for the library in every key; null: its installed version"
+    )
+
+
 @dataclass(frozen=True)
 class Allowed:
     """What a type allows, in words, where its constraints do not say it."""

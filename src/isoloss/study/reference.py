@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,9 +78,29 @@ lists of values that are crossed within the mapping. All else in the grid is cro
 
 ## tune
 
-Dotted paths in {", ".join(TUNABLE)} with lists of candidates, the same for every arm. `at` says
-where: dotted paths with a value or a list of values. On an axis of the grid that `at` leaves out, tuning
-takes the smallest seed, the shortest duration, and all values of any other or of what moves together.
+One or several dotted paths with lists of candidates, the same for every arm; every combination is tried, so all arms
+have the same budget, which is charged to each. A path is a single value that every arm has and no arm sets itself, in:
+{textwrap.fill(", ".join(f"`{path}`" for path in TUNABLE), 118)}.
+
+    tune:
+      training.optimizer.lr: [2e-3, 4e-3, 8e-3]
+      training.optimizer.weight_decay: [0.0, 0.1, 0.3]
+      at: {{model.width: [32, 96], duration: 200 updates}}
+
+The combination with the lowest loss on validation part A wins, by the mean over the seeds of a tuning point. `at` says
+where: dotted paths with a value or a list of values. On an axis of the grid that `at` leaves out, tuning takes the
+smallest seed, the shortest duration, and all values of any other or of what moves together.
+
+At sizes that were not tuned, the learning rate goes by `between`; every other path takes the value of the nearest tuned
+size (in log N). Where several tuning points stand for one run, it gets the geometric mean of their learning rates, and
+of the rest the combination with the lowest loss over all of them. A winner at an end of its list is flagged, path by
+path, unless nothing is allowed beyond (a weight decay of 0); lists with null, words or lists in them have no ends.
+
+Tuning does not reach into `pretrain`: an earlier training has its own learning rate, warm-up, schedule and (where
+given) batch, and of everything else in `training` the value that the study itself writes, or else the default, while
+the runs that go on from it try the candidates. So it is trained once. A path in `pretrain` is the exception: each of
+its candidates is another earlier training, and charged. Number format and compilation hold for a run as a whole, and
+cannot be tuned where there is a `pretrain`.
 
 `follow` names arms that are not tuned and take the values of another (`follow: {{linear: cooldown}}`): branches of one
 trunk stay on that trunk, and the other's tuning is charged to them too.
@@ -172,7 +193,8 @@ def _config() -> Iterator[str]:
     yield f"## pretrain\n\nNull, or a mapping. {Pretrain.__doc__}\n"
     yield (
         "`data` and `schedule` are as above, for the earlier training; its `data.context` is that of the run.\n"
-        "All other settings are those of `training`. D and S of a run count what comes behind it.\n"
+        "All other settings are those of `training`; where they are tuned, those that the study writes beside `tune`.\n"
+        "D and S of a run count what comes behind it.\n"
     )
     yield from _table(Pretrain)
     yield "## checkpoint\n"

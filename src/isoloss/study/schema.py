@@ -19,6 +19,7 @@ from isoloss.study.fields import (
     Free,
     Metrics,
     Moment,
+    Open,
     Section,
     Seed,
     Size,
@@ -120,7 +121,8 @@ class Init(Section):
     """Initial weights from a file in place of the model's own. Its content is part of every key, its path is not."""
 
     weights: Annotated[str, Field(min_length=1)] = Field(
-        description="a safetensors file with the names and shapes of the model's state_dict"
+        description="a safetensors file with the names and shapes of the model's state_dict, or a folder that "
+        "transformers has saved"
     )
     head: Literal["keep", "reset"] = Field("keep", description="its output head; reset: as the model makes it")
 
@@ -233,7 +235,7 @@ class Tuning(Section):
 
     between: Literal["nearest", "loglinear"] | None = Field(
         None,
-        description="value at sizes that were not tuned; loglinear in N where values are positive numbers",
+        description="learning rate at sizes that were not tuned; loglinear in N by default",
     )
 
 
@@ -293,7 +295,8 @@ class Choice:
         if self.own is not None and is_reference(name):
             return self.own
         if isinstance(name, str) and name in self.names:
-            return cooldown_model(name) if self.tag else entry_model(self.kind, name, self.base)
+            base = Open if "open" in catalogue.get(self.kind, name).tags else self.base
+            return cooldown_model(name) if self.tag else entry_model(self.kind, name, base)
         return None
 
 
@@ -381,8 +384,18 @@ CONFIG = Node(
 CONFIG_KEYS = (*CONFIG.children, *Run.model_fields)
 """Top-level keys that an arm may override and a grid may sweep."""
 
-TUNABLE = ("model", "training", "schedule", "average")
-"""Mappings whose values may be tuned: how to train, not on what, how long, or with which luck."""
+AUGMENTATION = ("crop", "flip", "cutout")
+"""What a data source changes in its training samples alone."""
+
+TUNABLE = (
+    "training",
+    "schedule",
+    "average",
+    *(f"data.{name}" for name in AUGMENTATION),
+    *(f"pretrain.{name}" for name in ("lr", "batch", "warmup", "optimizer", "head", "schedule")),
+    *(f"pretrain.data.{name}" for name in AUGMENTATION),
+)
+"""Values, and mappings whose values, may be tuned: how to train, not what, on what, how long, or with which luck."""
 
 TOP_LEVEL = ("study", *CONFIG_KEYS, "grid", "tune", "baseline", "arms", "laws", "holdout")
 """All top-level keys of a study file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class Cell:
 class Tune:
     """What is tuned, for every arm alike: candidates by dotted path, the points where, and the rule between.
 
-    ``at``: full coordinates of each tuning point. ``between``: "nearest" or "loglinear" (in N).
+    Every combination of the candidates of several paths is tried. ``at``: full coordinates of each tuning point.
+    ``between``: "nearest", or "loglinear" (in N) for the learning rate; other paths take the nearest tuned size's.
     """
 
     values: dict[str, tuple[Any, ...]]
@@ -49,6 +51,12 @@ class Tune:
     between: str
     follow: Mapping[str, str] = field(default_factory=dict)
     """Arms that are not tuned and take the values of another, by name."""
+    bounds: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Candidates by path beyond which nothing is allowed: they are no edge that could be moved."""
+
+    def candidates(self) -> tuple[dict[str, Any], ...]:
+        """Every combination of one candidate a path, in the order of the file."""
+        return tuple(dict(zip(self.values, row, strict=True)) for row in product(*self.values.values()))
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,7 @@ def _made(raw: Any, name: str, path: Path | None, text: str | None, lines: dict[
         baseline=done.baseline,
         arms=tuple(Arm(arm, override) for arm, override in done.arms.items()),
         cells=tuple(Cell(*cell) for cell in done.cells),
-        tune=Tune(done.tune, done.at, done.rule, done.follow) if done.tune else None,
+        tune=Tune(done.tune, done.at, done.rule, done.follow, done.bounds) if done.tune else None,
         grid=done.grid,
         laws=tuple(dict.fromkeys(done.head["laws"])),
         holdout=done.head["holdout"],

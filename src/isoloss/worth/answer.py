@@ -17,6 +17,7 @@ from isoloss.plan.demands import Stage
 from isoloss.plan.lower import open_source
 from isoloss.plan.tree import Node
 from isoloss.store import Store
+from isoloss.worth import tuned
 from isoloss.worth.anytime import anytimes
 from isoloss.worth.batch_distance import distances_of
 from isoloss.worth.batch_study import large_batch
@@ -28,7 +29,6 @@ from isoloss.worth.results import (
     axes_of,
     bits_per_nat,
     training_curve,
-    tuning_cost,
     variant_of,
 )
 from isoloss.worth.transfer_study import study_transfer
@@ -152,6 +152,7 @@ def caveats(results: Results, comparison: Comparison, laws: Sequence[Mapping[str
         found.append(
             f"The best learning rate of {', '.join(names)} lies at an edge of its candidates: widen the grid of tune."
         )
+    found += tuned.caveats(results)
     for name, values in (("N", {r.N for r in done}), ("D", {r.D for r in done})) if laws else ():
         if values and max(values) < 10 * min(values):
             found.append(
@@ -198,34 +199,20 @@ def _arm(results: Results, name: str) -> dict[str, Any]:
                 "lr": planned.lr,
                 "rule": planned.rule,
                 "edge": planned.edge,
-            },
+            }
+            | ({"tuned": found} if (found := tuned.values(planned.tuned)) else {}),
         )
-    tuning = None
-    trials = results.trials(name)
-    if trials:
-        updates, flops = tuning_cost(trials)
-        tuning = {
-            "candidates": sorted({t.lr for t in trials}),
-            "runs": len(trials),
-            "updates": updates,
-            "flops": flops,
-            "choices": [
-                {
-                    "N": c.N,
-                    "lr": c.lr,
-                    "edge": c.edge,
-                    "losses": [[lr, _finite(loss)] for lr, loss in sorted(c.losses.items())],
-                }
-                for c in stage.choices
-                if c.arm == arm and all(mine[0].cell.coordinates.get(path) == c.point.get(path) for path in axes)
-            ],
-        }
+    choices = [
+        c
+        for c in stage.choices
+        if c.arm == arm and all(mine[0].cell.coordinates.get(path) == c.point.get(path) for path in axes)
+    ]
     return {
         "name": name,
         "baseline": name == results.variants()[0],
         "line": describe(results.study.arm(arm).overrides),
         "lr": [rates[N] for N in sorted(rates)],
-        "tuning": tuning,
+        "tuning": tuned.record(results, name, choices),
     }
 
 
@@ -256,6 +243,7 @@ def _run(r: Result, store: Store) -> dict[str, Any]:
         "S": r.S,
         "C": r.C,
         "lr": r.lr,
+        **({"tuned": found} if (found := tuned.values(r.tuned)) else {}),
         "loss": r.loss,
         "loss_a": r.loss_a,
         "bits_per_byte": None if r.loss is None or r.bits is None else r.loss * r.bits,
@@ -409,6 +397,8 @@ def _tree(results: Results) -> list[dict[str, Any]]:
     stage, axes = results.stage, axes_of(results.study)
     trials = len(stage.trials)
     numbers: dict[str, int] = {}
+    paths = tuned.others(results.study)
+    chosen = {"chosen": list(results.study.tune.values)} if paths and results.study.tune else {}
 
     def add(node: Node, parent: str | None, seen: str) -> None:
         cuts = sorted({*node.forks, *node.ends, node.length} - {0})
@@ -433,6 +423,7 @@ def _tree(results: Results) -> list[dict[str, Any]]:
                     "kind": kind,
                     "reused": len(members) > 1,
                     "tuning": all(m < trials for m in members),
+                    **chosen,
                     "lr": node.phase.rule.lr.peak,
                     "cell": {p: v for p, v in first.coordinates.items() if p != "duration"},
                     "N": node.facts.N,
@@ -466,7 +457,7 @@ def _provenance(results: Results, store: Store) -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "scipy", "polars", "safetensors")},
         },
         "study_file": results.study.text,
-        "store": store.path.name,
+        "store": store.name,
     }
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoloss.worth.compare import LEVEL
+from isoloss.worth.compare import LEVEL, student
 
 if TYPE_CHECKING:
     from isoloss.plan.demands import Planned
@@ -119,7 +119,7 @@ class Prediction:
         x = math.log(update)
         trunk = self._trunks[seed](x)
         gap, spread = self._fit(x)
-        half = math.nan if self._fit.freedom < 1 else _student(self._fit.freedom, self.level) * spread
+        half = math.nan if self._fit.freedom < 1 else student(self._fit.freedom, self.level) * spread
         loss, banded = trunk - gap, math.isfinite(half)
         begin, end = self.range
         return Predicted(
@@ -148,12 +148,6 @@ class Prediction:
             without = Prediction(self._trunks, kept, self.level)
             found += [Held(b.seed, b.loss, without.at(fork, b.seed)) for b in self.branches if b.fork == fork]
         return found
-
-
-def _student(freedom: int, level: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.5 + level / 2))
 
 
 class _Gap:

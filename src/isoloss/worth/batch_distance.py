@@ -15,7 +15,7 @@ import numpy as np
 
 from isoloss.methods.distance import Roughness
 from isoloss.worth.batch import growth, named
-from isoloss.worth.compare import FEWEST_SEEDS, student
+from isoloss.worth.compare import interval
 
 if TYPE_CHECKING:
     from isoloss.worth.results import Result, Results
@@ -82,11 +82,6 @@ def rough(by_seed: Sequence[Sequence[tuple[float, float]]]) -> dict[str, Any] | 
     table = np.array([[dict(spread)[z] for z in reaches] for spread in by_seed], float)
     # One row of differences whose root mean square is the spread itself.
     slopes = [Roughness(tuple(reaches), (tuple(row),)).alpha for row in table.tolist()]
-    alphas = np.array([alpha for alpha in slopes if math.isfinite(alpha)])
-    alpha: dict[str, float | None] = {"ratio": None, "low": None, "high": None}
-    if len(alphas):
-        alpha["ratio"] = float(alphas.mean())
-    if len(alphas) >= FEWEST_SEEDS:
-        half = student(len(alphas) - 1) * float(alphas.std(ddof=1)) / math.sqrt(len(alphas))
-        alpha |= {"low": float(alphas.mean()) - half, "high": float(alphas.mean()) + half}
+    alphas = [alpha for alpha in slopes if math.isfinite(alpha)]
+    alpha = dict(zip(("ratio", "low", "high"), interval(alphas) if alphas else (None, None, None), strict=True))
     return {"distance": reaches, "std": np.sqrt((table**2).mean(0)).tolist(), "alpha": alpha}

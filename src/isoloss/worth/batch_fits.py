@@ -26,6 +26,8 @@ MISFIT = 0.05
 
 Cell = tuple[str, float]
 Maybe = float | None
+NOTHING: Mapping[str, float | None] = {"ratio": None, "low": None, "high": None}
+"""An estimate that there is none of."""
 
 
 @dataclass(frozen=True)

@@ -250,11 +250,20 @@ def _ratio(mean: float, count: int, spread: float, freedom: int) -> Ratio:
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
 
-def student(freedom: int) -> float:
-    """Quantile of Student's t for a two-sided interval at LEVEL."""
+def student(freedom: float, level: float = LEVEL) -> float:
+    """Quantile of Student's t for a two-sided interval at ``level``, for any number of degrees of freedom."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, 0.5 + LEVEL / 2))
+    return float(stdtrit(freedom, 0.5 + level / 2))
+
+
+def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float | None, float | None]:
+    """(mean, low, high) of a mean over seeds; None below three."""
+    mean = float(np.mean(values))
+    if len(values) < FEWEST_SEEDS:
+        return mean, None, None
+    half = student(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
 
 
 def _overall(arm: str, reference: str, observed: Mapping[int, Mapping[str, Mapping[str, float]]]) -> Overall | None:
@@ -286,11 +295,9 @@ def _trend(
         return None
     x = np.log(np.array(sizes, float))
     slopes = np.array([np.polyfit(x, [observed[N][seed]["data"] for N in sizes], 1)[0] for seed in seeds])
-    mean = float(slopes.mean())
-    if len(slopes) < FEWEST_SEEDS:
+    mean, low, high = interval(slopes)
+    if low is None or high is None:
         return Trend(mean, None, None, "not resolved")
-    half = student(len(slopes) - 1) * float(slopes.std(ddof=1)) / math.sqrt(len(slopes))
-    low, high = mean - half, mean + half
     if max(-low, high) * (x[-1] - x[0]) < STEADY:
         verdict = "steady"
     elif low > 0 or high < 0:

@@ -6,14 +6,12 @@ Fewer than three seeds give no interval.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoloss.worth.compare import FEWEST_SEEDS, student
+from isoloss.worth.compare import interval
 
 if TYPE_CHECKING:
     from isoloss.worth.results import Results
@@ -77,12 +75,3 @@ def _seed_means(found: dict[tuple[str, int, str], float]) -> list[float]:
         return []
     common = set.intersection(*(set(places) for places in by_seed.values()))
     return [float(np.mean([places[p] for p in common])) for _, places in sorted(by_seed.items())] if common else []
-
-
-def interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """(mean, low, high) of a mean over seeds; None below three."""
-    mean = float(np.mean(values))
-    if len(values) < FEWEST_SEEDS:
-        return mean, None, None
-    half = student(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return mean, mean - half, mean + half

@@ -18,9 +18,10 @@ import numpy as np
 from isoloss.laws import LawError, fit, get_form
 from isoloss.plan.savings import ENDS, MATRICES, savings
 from isoloss.recipe import catalogue
-from isoloss.worth.compare import LEVEL
-from isoloss.worth.differences import Difference, differences, interval
+from isoloss.worth.compare import LEVEL, interval
+from isoloss.worth.differences import Difference, differences
 from isoloss.worth.results import axes_of, variant_of
+from isoloss.worth.width import bottom
 
 if TYPE_CHECKING:
     from isoloss.laws import Draws, Points
@@ -192,6 +193,8 @@ def _rates(results: Results, trunk: str, cosine: str) -> dict[str, Any]:
 def optima(results: Results, variant: str) -> dict[tuple[int, str, str], float]:
     """Log of the best learning rate of a variant's tuning by (N, seed, duration); NaN where it lies at an edge.
 
+    What else is tuned is at its best for each learning rate.
+
     The vertex of a seed's parabola in log learning rate (part A), fitted to the winner over all seeds and up to two
     candidates on either side of it.
     """
@@ -200,7 +203,8 @@ def optima(results: Results, variant: str) -> dict[tuple[int, str, str], float]:
         if trial.loss is not None:
             seed, duration = (str(trial.cell.coordinates.get(name)) for name in ("seed", "duration"))
             by_seed = losses.setdefault((trial.lowered.facts.N, duration), {})
-            by_seed.setdefault(seed, {})[trial.lr] = trial.loss
+            one = by_seed.setdefault(seed, {})
+            one[trial.lr] = min(trial.loss, one.get(trial.lr, math.inf))
     found = {}
     for (N, duration), by_seed in losses.items():
         rates = sorted(set.intersection(*(set(one) for one in by_seed.values())))
@@ -217,10 +221,7 @@ def _vertex(losses: Mapping[float, float]) -> float:
     known = {math.log(rate): loss for rate, loss in losses.items() if math.isfinite(loss)}
     if len(known) < 3:
         return math.nan
-    # From the mean, so that the fit is well conditioned.
-    middle = float(np.mean(list(known)))
-    a, b, _ = np.polyfit(np.array(list(known)) - middle, list(known.values()), 2)
-    vertex = middle - float(b / (2 * a)) if a > 0 else math.nan
+    vertex = bottom(list(known), list(known.values()))
     return vertex if min(known) < vertex < max(known) else math.nan
 
 

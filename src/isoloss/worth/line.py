@@ -6,15 +6,15 @@ shows as a smooth fall without a barrier (Haegele et al. 2024, arXiv 2405.18392,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from isoloss.execute.stored import quietly
 from isoloss.methods.interpolate import barrier, loss_along_line
 from isoloss.plan.lower import open_source
 from isoloss.recipe.errors import nearest
 from isoloss.recipe.measure import PARTS
+from isoloss.train.loop import Trainer
 
 if TYPE_CHECKING:
     import torch
@@ -70,28 +70,17 @@ def line(results: Results, run_name: str, points: int = 11) -> Line:
     if not begun or last.rule.lr.stationary:
         raise ValueError(f"line: {run_name} has no cooldown or other decay after a first phase; allowed: runs with one")
     at = tuple(i / (points - 1) for i in range(points))
-    with _threads(int(run.numerics["threads"])):
+    with quietly(int(run.numerics["threads"])):
         losses = _losses(results, planned, begun, at)
     return Line(run_name, begun, run.length, at, tuple(losses), barrier(at, losses))
 
 
 def _losses(results: Results, planned: Planned, begun: int, at: tuple[float, ...]) -> list[float]:
-    from isoloss.train.evaluate import Evaluator
-    from isoloss.train.loop import Trainer
-
     lowered = planned.lowered
-    run, source = lowered.run, open_source(lowered.data)
+    run = lowered.run
     _, phase, _ = run.tracks[-1]
-    trainer = Trainer(run.start, phase, source, {**run.numerics, "compiled": False})
-    evaluate = Evaluator(
-        trainer.make_model(),
-        trainer.parameters,
-        trainer.task,
-        lambda part, amount: source.validation(part, amount, trainer.context),
-        lambda number: source.batch(
-            int(phase.rule.seeds["data"]), number * phase.rule.batch, phase.rule.batch, trainer.context
-        ),
-    )
+    trainer = Trainer(run.start, phase, open_source(lowered.data), {**run.numerics, "compiled": False})
+    evaluate = trainer.evaluator()
 
     def weights(update: int) -> torch.Tensor:
         stored = results.store.load(run.key(update), observers=()).state
@@ -107,16 +96,3 @@ def _losses(results: Results, planned: Planned, begun: int, at: tuple[float, ...
         [moved],
         at,
     )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """The thread count that the run was evaluated with: it is part of the numbers."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -12,9 +12,10 @@ import numpy as np
 
 from isoloss.data import Source
 from isoloss.laws import Points
-from isoloss.plan.demands import Planned, Stage, Trial, diverged
+from isoloss.plan.demands import Planned, Stage, diverged
 from isoloss.plan.lower import Facts, Lowered, open_source
 from isoloss.plan.memory import StoreMemory
+from isoloss.plan.tuning import TUNED_PATH, Setting, Trial
 from isoloss.store import Store
 from isoloss.study import Cell, Study
 from isoloss.train.probes import START, reach
@@ -73,6 +74,8 @@ class Result:
     """(update, distance of the weights from the start), where the study asks for it."""
     roughness: tuple[tuple[float, float], ...] = field(default=(), repr=False)
     """(distance from the final weights, spread of the loss there), where the study asks for it."""
+    tuned: Mapping[str, Setting] = field(default_factory=dict, repr=False)
+    """What tuning gave it, by path; the learning rate is among them where it is tuned."""
 
 
 @dataclass
@@ -96,7 +99,9 @@ class Results:
         return answer(self, command=command)
 
     def frame(self) -> polars.DataFrame:
-        """One row a run: coordinates, N, D, S, C, learning rate, loss and metrics on parts A (``_a``) and B, status."""
+        """One row a run: coordinates, N, D, S, C, learning rate and what else is tuned (by path), loss and metrics on
+        parts A (``_a``) and B, status.
+        """
         import polars
 
         rows = []
@@ -104,6 +109,7 @@ class Results:
             row: dict[str, Any] = {"arm": r.arm}
             row |= {path: str(value) if isinstance(value, Mapping) else value for path, value in r.cell.items()}
             row |= {"N": r.N, "D": r.D, "S": r.S, "C": r.C, "lr": r.lr, "loss": r.loss, "loss_a": r.loss_a}
+            row |= {path: _scalar(s.value) for path, s in r.tuned.items() if path != TUNED_PATH}
             row["bits_per_byte"] = None if r.loss is None or r.bits is None else r.loss * r.bits
             names = dict.fromkeys(name for other in self.results for name in other.metrics)
             row |= {name: r.metrics.get(name) for name in names}
@@ -160,6 +166,11 @@ class Results:
             if r.arm == self.study.baseline and all(r.cell.get(path) == value for path, value in place.items()):
                 return None if r.variant == variant else r.variant
         return None
+
+
+def _scalar(value: Any) -> Any:
+    """What a table may hold; mappings and lists as text."""
+    return str(value) if isinstance(value, Mapping | list) else value
 
 
 def axes_of(study: Study) -> dict[str, tuple[Any, ...]]:
@@ -269,11 +280,10 @@ def _result(
         facts=facts,
         bits=bits_per_nat(open_source(lowered.data)),
         curve=tuple(curve),
-        steady=run.tracks[-1][2] - lowered.begun
-        if run.phases[-1].rule.lr.stationary and lowered.observer == lowered.along
-        else None,
+        steady=_steady(lowered),
         distance=tuple(distance),
         roughness=tuple(spread),
+        tuned=planned.tuned,
     )
 
 
@@ -342,6 +352,11 @@ def training_curve(result: Result, store: Store, points: int = 200) -> tuple[lis
 
 
 def tuning_cost(trials: Sequence[Trial]) -> tuple[int, float]:
-    """(updates, FLOPs) of tuning runs, each counted whole: the same budget for every arm."""
+    """(updates, FLOPs) of tuning runs, each counted whole: the same budget for every arm.
+
+    Earlier trainings count where they are what is tuned: each different one once.
+    """
     mine = [t.lowered for t in trials]
+    tried = [t.lowered.before for t in trials if any(path.startswith("pretrain.") for path in t.values)]
+    mine += {before.run.key(before.run.length): before for before in tried if before}.values()
     return sum(lowered.length for lowered in mine), sum(lowered.flops for lowered in mine)

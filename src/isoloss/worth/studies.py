@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isoloss.worth.compare import FEWEST_SEEDS, student
+from isoloss.worth.compare import interval
 from isoloss.worth.results import Result, Results
 
 if TYPE_CHECKING:
@@ -105,15 +104,11 @@ def _finished(results: Results) -> dict[tuple[str, str], Result]:
 def _pair(found: list[tuple[Result, Result]]) -> Pair:
     first = np.array([a.loss for a, _ in found], float)
     second = np.array([b.loss for _, b in found], float)
-    differences = second - first
-    mean, low, high = float(differences.mean()), None, None
-    if len(found) >= FEWEST_SEEDS:
-        half = student(len(found) - 1) * float(differences.std(ddof=1)) / math.sqrt(len(found))
-        low, high = mean - half, mean + half
+    difference = interval(second - first)
     a = found[0][0]
     cell = {path: value for path, value in a.cell.items() if path != "seed"}
     same = all(x.key == y.key for x, y in found)
-    return Pair(a.arm, cell, float(first.mean()), float(second.mean()), mean, low, high, len(found), same)
+    return Pair(a.arm, cell, float(first.mean()), float(second.mean()), *difference, len(found), same)
 
 
 def _settings(first: Any, second: Any, path: str = "") -> list[tuple[str, str, str]]:

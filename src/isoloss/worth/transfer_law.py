@@ -17,7 +17,7 @@ import numpy as np
 
 from isoloss.laws import LawError, Points, fit
 from isoloss.laws.forms.transfer import fit_of_fits
-from isoloss.worth.compare import FEWEST_SEEDS, LEVEL
+from isoloss.worth.compare import FEWEST_SEEDS, LEVEL, student
 
 Array = np.ndarray
 NAMES = ("k", "alpha", "beta")
@@ -71,15 +71,8 @@ class Model:
         if len(self.roots) < FEWEST_SEEDS:
             return value, None, None
         spread, freedom = self.spread(x, new_cell)
-        half = quantile(freedom) * spread
+        half = student(freedom) * spread
         return value, value - half, value + half
-
-
-def quantile(freedom: float) -> float:
-    """Quantile of Student's t for a two-sided interval at LEVEL, for any number of degrees of freedom."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.5 + LEVEL / 2))
 
 
 def refusal(cells: Sequence[Cell]) -> str | None:
@@ -174,7 +167,7 @@ def same(first: Sequence[Cell], second: Sequence[Cell]) -> dict[str, Any]:
             from_cells = (a.scatter**2 + b.scatter**2) * float(a.gram[i, i])
             spread = max(math.sqrt(from_roots + from_cells), 1e-300)
             free = spread**4 / (from_roots**2 / (seeds - 1) + from_cells**2 / max(a.cells - 3, 1) + 1e-300)
-            half = quantile(free) * spread
+            half = student(free) * spread
             value |= {"low": float(difference[i]) - half, "high": float(difference[i]) + half}
             value["p"] = 2.0 * float(stdtr(free, -abs(float(difference[i])) / spread))
         record[name] = value
@@ -245,7 +238,7 @@ def _two_stages(cells: Sequence[Cell], found: Model) -> dict[str, dict[str, floa
     mean = table.mean(axis=0)
     if len(table) < FEWEST_SEEDS:
         return _named([(float(m), None, None) for m in mean])
-    half = quantile(len(table) - 1) * table.std(axis=0, ddof=1) / math.sqrt(len(table))
+    half = student(len(table) - 1) * table.std(axis=0, ddof=1) / math.sqrt(len(table))
     return _named([(float(m), float(m - h), float(m + h)) for m, h in zip(mean, half, strict=True)])
 
 

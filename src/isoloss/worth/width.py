@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from isoloss.worth.compare import FEWEST_SEEDS, student
+from isoloss.worth.compare import interval
 from isoloss.worth.results import Results
 
 PATH = "training.optimizer.lr"
@@ -28,8 +28,16 @@ def vertex(losses: Mapping[float, float]) -> float | None:
     if not 0 < best < len(rates) - 1:
         return None
     near = rates[max(0, best - NEIGHBOURS) : best + NEIGHBOURS + 1]
-    a, b, _ = np.polyfit(np.log(near), [losses[rate] for rate in near], 2)
-    return math.exp(-b / (2 * a)) if a > 0 else None
+    lowest = bottom(np.log(near), [losses[rate] for rate in near])
+    return None if math.isnan(lowest) else math.exp(lowest)
+
+
+def bottom(x: Sequence[float] | np.ndarray, y: Sequence[float]) -> float:
+    """Where a parabola through (x, y) is lowest, in least squares; NaN where it is not convex."""
+    # From the mean, so that the fit is well conditioned.
+    middle = float(np.mean(x))
+    a, b, _ = np.polyfit(np.asarray(x) - middle, y, 2)
+    return middle - float(b / (2 * a)) if a > 0 else math.nan
 
 
 def width_transfer(results: Results) -> dict[str, Any]:
@@ -84,8 +92,5 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _interval(values: Sequence[float]) -> dict[str, Any]:
     """Mean over seeds with Student's interval."""
-    count = len(values)
-    if count < FEWEST_SEEDS:
-        return {"value": _mean(values), "low": None, "high": None, "seeds": count}
-    mean, half = float(np.mean(values)), student(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
-    return {"value": mean, "low": mean - half, "high": mean + half, "seeds": count}
+    mean, low, high = interval(values) if values else (None, None, None)
+    return {"value": mean, "low": low, "high": high, "seeds": len(values)}

@@ -21,90 +21,68 @@ _IMAGES = (
 )
 
 
+def _source(name: str, summary: str, options: tuple[Option, ...], tags: tuple[str, ...]) -> Entry:
+    return Entry(name, "data", summary, "isoloss.data:open_source", 1, options, tags)
+
+
+def _tokens(name: str, summary: str, *options: Option) -> Entry:
+    return _source(name, summary, options, ("tokens",))
+
+
+def _images(name: str, summary: str, *own: Option, images: tuple[Option, ...] = _IMAGES) -> Entry:
+    return _source(name, summary, (*own, *images), ("vectors", "images"))
+
+
 ENTRIES = (
-    Entry(
+    _tokens(
         "stdlib-code",
-        "data",
         "Python sources of the running interpreter's standard library",
-        "isoloss.data:open_source",
-        1,
-        (_TOKENIZER, Option("strip_docs", "boolean", False, summary="leave the docstrings out")),
-        ("tokens",),
+        _TOKENIZER,
+        Option("strip_docs", "boolean", False, summary="leave the docstrings out"),
     ),
-    Entry(
-        "stdlib-docs",
-        "data",
-        "English of the same installation: docstrings and pydoc topics",
-        "isoloss.data:open_source",
-        1,
-        (_TOKENIZER,),
-        ("tokens",),
-    ),
-    Entry(
+    _tokens("stdlib-docs", "English of the same installation: docstrings and pydoc topics", _TOKENIZER),
+    _tokens(
         "text",
-        "data",
         "any text files, folders or globs, plain or gzip",
-        "isoloss.data:open_source",
-        1,
-        (
-            Option("path", "paths", REQUIRED, summary="file, folder or glob, or a list of them"),
-            _VALIDATION,
-            _HOLDOUT,
-            Option(
-                "split",
-                "word",
-                "auto",
-                choices=("auto", "files", "tail"),
-                summary="hold out whole files, or the tail of the text",
-            ),
-            _TOKENIZER,
+        Option("path", "paths", REQUIRED, summary="file, folder or glob, or a list of them"),
+        _VALIDATION,
+        _HOLDOUT,
+        Option(
+            "split",
+            "word",
+            "auto",
+            choices=("auto", "files", "tail"),
+            summary="hold out whole files, or the tail of the text",
         ),
-        ("tokens",),
+        _TOKENIZER,
     ),
-    Entry(
+    _tokens(
         "tokens",
-        "data",
         "a memory map of token ids (.npy or .bin)",
-        "isoloss.data:open_source",
-        1,
-        (
-            Option("path", "paths", REQUIRED, summary="file, or a list of them"),
-            Option("vocabulary", "integer", REQUIRED, 2, 2**31 - 1, summary="number of token ids"),
-            _VALIDATION,
-            _HOLDOUT,
-            Option(
-                "dtype",
-                "word",
-                "uint16",
-                choices=("uint8", "uint16", "int16", "uint32", "int32", "int64"),
-                summary="type of the ids in a .bin file",
-            ),
+        Option("path", "paths", REQUIRED, summary="file, or a list of them"),
+        Option("vocabulary", "integer", REQUIRED, 2, 2**31 - 1, summary="number of token ids"),
+        _VALIDATION,
+        _HOLDOUT,
+        Option(
+            "dtype",
+            "word",
+            "uint16",
+            choices=("uint8", "uint16", "int16", "uint32", "int32", "int64"),
+            summary="type of the ids in a .bin file",
         ),
-        ("tokens",),
     ),
-    Entry(
+    _tokens(
         "synthetic",
-        "data",
         "a Markov chain of known entropy",
-        "isoloss.data:open_source",
-        1,
-        (
-            Option("order", "integer", 1, 0, 8, summary="tokens that the next one depends on"),
-            Option("vocabulary", "integer", 16, 2, 1_024, summary="number of token ids in use"),
-            Option(
-                "pad_to", "integer", None, 2, 10**7, summary="token ids that models are made for; null: those in use"
-            ),
-            Option("tokens", "integer", 1_000_000, 2, 10**9, summary="training tokens generated"),
-            _SEED,
-        ),
-        ("tokens",),
+        Option("order", "integer", 1, 0, 8, summary="tokens that the next one depends on"),
+        Option("vocabulary", "integer", 16, 2, 1_024, summary="number of token ids in use"),
+        Option("pad_to", "integer", None, 2, 10**7, summary="token ids that models are made for; null: those in use"),
+        Option("tokens", "integer", 1_000_000, 2, 10**9, summary="training tokens generated"),
+        _SEED,
     ),
-    Entry(
+    _source(
         "blobs",
-        "data",
         "vectors in Gaussian classes",
-        "isoloss.data:open_source",
-        1,
         (
             Option("classes", "integer", 4, 2, 1_024, summary="number of classes"),
             Option(
@@ -128,101 +106,58 @@ ENTRIES = (
         ),
         ("vectors",),
     ),
-    Entry(
+    _images(
         "digits",
-        "data",
         "1,797 handwritten digits of 8x8 that scikit-learn carries",
-        "isoloss.data:open_source",
-        1,
-        (*_IMAGES[:-1], replace(_IMAGES[-1], default=0.3)),
-        ("vectors", "images"),
+        images=(*_IMAGES[:-1], replace(_IMAGES[-1], default=0.3)),
     ),
-    Entry(
+    _images(
         "idx",
-        "data",
         "image files of the MNIST family (idx, plain or .gz)",
-        "isoloss.data:open_source",
-        1,
-        (Option("path", "paths", REQUIRED, summary="their folder, or a glob"), *_IMAGES),
-        ("vectors", "images"),
+        Option("path", "paths", REQUIRED, summary="their folder, or a glob"),
     ),
-    Entry(
+    _images(
         "cifar",
-        "data",
         "CIFAR-10 or CIFAR-100, binary version",
-        "isoloss.data:open_source",
-        1,
-        (
-            Option("path", "paths", REQUIRED, summary="the folder with the .bin files"),
-            Option("labels", "word", "fine", choices=("fine", "coarse"), summary="which labels of CIFAR-100"),
-            *_IMAGES,
-        ),
-        ("vectors", "images"),
+        Option("path", "paths", REQUIRED, summary="the folder with the .bin files"),
+        Option("labels", "word", "fine", choices=("fine", "coarse"), summary="which labels of CIFAR-100"),
     ),
-    Entry(
+    _images(
         "arrays",
-        "data",
         "images and labels in one .npz file",
-        "isoloss.data:open_source",
-        1,
-        (
-            Option("path", "paths", REQUIRED, summary="the .npz file"),
-            Option(
-                "layout",
-                "word",
-                "auto",
-                choices=("auto", "nchw", "nhwc"),
-                summary="where the channels of 4-dimensional arrays are",
-            ),
-            *_IMAGES,
+        Option("path", "paths", REQUIRED, summary="the .npz file"),
+        Option(
+            "layout",
+            "word",
+            "auto",
+            choices=("auto", "nchw", "nhwc"),
+            summary="where the channels of 4-dimensional arrays are",
         ),
-        ("vectors", "images"),
     ),
-    Entry(
+    _images(
         "image-folder",
-        "data",
         "pictures, one folder a class (needs Pillow)",
-        "isoloss.data:open_source",
-        1,
-        (
-            Option("path", "paths", REQUIRED, summary="folder with CLASS/, or with train/CLASS/ and test/CLASS/"),
-            _SIDE,
-            *_IMAGES,
-        ),
-        ("vectors", "images"),
+        Option("path", "paths", REQUIRED, summary="folder with CLASS/, or with train/CLASS/ and test/CLASS/"),
+        _SIDE,
     ),
-    Entry(
+    _images(
         "huggingface",
-        "data",
         "images through Hugging Face datasets (extra)",
-        "isoloss.data:open_source",
-        1,
-        (
-            Option("dataset", "text", None, summary="name on the Hub"),
-            Option("config", "text", None, summary="its configuration"),
-            Option("path", "paths", None, summary="folder it was saved to, in place of the name"),
-            Option("train", "text", "train", summary="split that is trained on"),
-            Option("test", "text", None, summary="split for validation; null: `test` if there is one"),
-            Option("image", "text", "image", summary="column of the pictures"),
-            Option("label", "text", "label", summary="column of the classes"),
-            _SIDE,
-            *_IMAGES,
-        ),
-        ("vectors", "images"),
+        Option("dataset", "text", None, summary="name on the Hub"),
+        Option("config", "text", None, summary="its configuration"),
+        Option("path", "paths", None, summary="folder it was saved to, in place of the name"),
+        Option("train", "text", "train", summary="split that is trained on"),
+        Option("test", "text", None, summary="split for validation; null: `test` if there is one"),
+        Option("image", "text", "image", summary="column of the pictures"),
+        Option("label", "text", "label", summary="column of the classes"),
+        _SIDE,
     ),
-    Entry(
+    _images(
         "torchvision",
-        "data",
         "images through torchvision (extra)",
-        "isoloss.data:open_source",
-        1,
-        (
-            Option("dataset", "text", REQUIRED, summary="name of a class in torchvision.datasets"),
-            Option("path", "paths", None, summary="its root folder; null: below the cache"),
-            Option("download", "boolean", False, summary="fetch what is missing"),
-            _SIDE,
-            *_IMAGES,
-        ),
-        ("vectors", "images"),
+        Option("dataset", "text", REQUIRED, summary="name of a class in torchvision.datasets"),
+        Option("path", "paths", None, summary="its root folder; null: below the cache"),
+        Option("download", "boolean", False, summary="fetch what is missing"),
+        _SIDE,
     ),
 )

@@ -118,4 +118,22 @@ ENTRIES = (
         ),
         ("tokens",),
     ),
+    Entry(
+        "transformers",
+        "model",
+        "causal language model of the installed transformers (isoloss[transformers]); takes the options of its config",
+        "isoloss.models.hugging_face:build",
+        1,
+        (
+            Option("type", "text", REQUIRED, summary="model_type of its config: llama, gpt2, qwen2 and others"),
+            Option(
+                "attn_implementation",
+                "word",
+                "eager",
+                choices=("eager", "sdpa"),
+                summary="attention written out, or PyTorch's scaled_dot_product_attention",
+            ),
+        ),
+        ("tokens", "open"),
+    ),
 )

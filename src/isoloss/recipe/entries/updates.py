@@ -5,6 +5,9 @@ from __future__ import annotations
 from isoloss.recipe.entry import REQUIRED, Entry, Option
 
 _LR = Option("lr", "number", REQUIRED, 0, 100, open_low=True, summary="peak learning rate")
+_EPS = Option("eps", "number", 1e-8, 0, 1, open_low=True, summary="added to the root of the second moment")
+_MOMENTUM = Option("momentum", "number", 0.9, 0, 1, open_high=True, summary="decay of the velocity")
+_COUPLED_DECAY = Option("weight_decay", "number", 0.0, 0, 10, summary="added to the gradient, times the weights")
 _BEGIN = Option("begin", "duration", None, summary="where it is switched on; null: at the run's start")
 _END = Option("end", "duration", None, summary="where it is switched off; null: not before the run's end")
 _INTERVAL = Option("interval", "integer", 1, 1, 1_000_000, summary="only every so many updates; the others are plain")
@@ -83,7 +86,7 @@ ENTRIES = (
                 open_high=True,
                 summary="decay of the first and second moment",
             ),
-            Option("eps", "number", 1e-8, 0, 1, open_low=True, summary="added to the root of the second moment"),
+            _EPS,
             Option(
                 "weight_decay",
                 "number",
@@ -103,9 +106,9 @@ ENTRIES = (
         1,
         (
             _LR,
-            Option("momentum", "number", 0.9, 0, 1, open_high=True, summary="decay of the velocity"),
+            _MOMENTUM,
             Option("nesterov", "boolean", True, summary="look ahead along the velocity; needs momentum above 0"),
-            Option("weight_decay", "number", 0.0, 0, 10, summary="added to the gradient, times the weights"),
+            _COUPLED_DECAY,
         ),
         ("sgd",),
     ),
@@ -137,8 +140,8 @@ ENTRIES = (
         1,
         (
             _LR,
-            Option("momentum", "number", 0.9, 0, 1, open_high=True, summary="decay of the velocity"),
-            Option("weight_decay", "number", 0.0, 0, 10, summary="added to the gradient, times the weights"),
+            _MOMENTUM,
+            _COUPLED_DECAY,
             Option("coefficient", "number", 0.001, 0, 10, open_low=True, summary="trust in a tensor's own size"),
             Option("nesterov", "boolean", False, summary="look ahead along the velocity; needs momentum above 0"),
             Option(
@@ -167,7 +170,7 @@ ENTRIES = (
                 open_high=True,
                 summary="interpolation between z and the average, decay of the second moment",
             ),
-            Option("eps", "number", 1e-8, 0, 1, open_low=True, summary="added to the root of the second moment"),
+            _EPS,
             Option("weight_decay", "number", 0.1, 0, 10, summary="at y, times the learning rate"),
             *_WEIGHTS,
         ),
