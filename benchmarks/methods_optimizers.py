@@ -14,11 +14,9 @@ import argparse
 import copy
 import importlib
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -32,8 +30,8 @@ from isoloss.methods.lamb import LAMB
 from isoloss.methods.lars import LARS
 from isoloss.methods.local_sgd import BatchedLocalSGD, LocalSGD
 from isoloss.models import build
+from timing import Update, medians
 
-Update = Callable[[], object]
 RESULT = Path(__file__).parent / "results" / "methods-optimizers.md"
 
 
@@ -48,20 +46,6 @@ def timm_optimizers() -> tuple[str, Any, Any]:
     sys.modules["timm_optim"] = package
     lamb, lars = (importlib.import_module(f"timm_optim.{name}") for name in ("lamb", "lars"))
     return version, lamb.Lamb, lars.Lars
-
-
-def medians(cases: dict[str, Update], rounds: int) -> dict[str, float]:
-    """Milliseconds of processor time, one call of each a round."""
-    for update in cases.values():
-        update()
-        update()
-    found: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, update in cases.items():
-            begun = time.process_time()
-            update()
-            found[name].append(1e3 * (time.process_time() - begun))
-    return {name: statistics.median(times) for name, times in found.items()}
 
 
 def parameters() -> list[Tensor]:

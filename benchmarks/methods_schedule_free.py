@@ -10,11 +10,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,8 @@ from torch import Tensor
 
 from isoloss.methods.muon import MuonAdamW
 from isoloss.methods.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from timing import Update, medians
 
-Update = Callable[[], object]
 RESULT = Path(__file__).parent / "results" / "methods-schedule-free.md"
 
 
@@ -75,20 +73,6 @@ def cases(peer: Any, made: Callable[[], list[Tensor]]) -> dict[str, Update]:
         "isoloss Schedule-Free SGD": ScheduleFreeSGD(made(), weight_decay=0.1),
     }
     return {name: each.step for name, each in every.items()}
-
-
-def medians(found: dict[str, Update], rounds: int) -> dict[str, float]:
-    """Milliseconds of processor time, one call of each a round."""
-    for update in found.values():
-        update()
-        update()
-    times: dict[str, list[float]] = {name: [] for name in found}
-    for _ in range(rounds):
-        for name, update in found.items():
-            begun = time.process_time()
-            update()
-            times[name].append(1e3 * (time.process_time() - begun))
-    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def table(title: str, found: dict[str, float]) -> list[str]:

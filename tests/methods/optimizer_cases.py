@@ -33,6 +33,18 @@ def batch(update: int, worker: int = 0, size: int = 8, dtype: torch.dtype = torc
     return x.to(dtype), torch.randint(CLASSES, (size,), generator=generator)
 
 
+def sparse() -> tuple[nn.Embedding, Callable[[], Tensor]]:
+    """A table and a closure that gives it a sparse gradient."""
+    embedding = nn.Embedding(5, 2, sparse=True)
+
+    def run() -> Tensor:
+        loss: Tensor = embedding(torch.tensor([1])).sum()
+        loss.backward()
+        return loss
+
+    return embedding, run
+
+
 def closure(model: nn.Module, update: int, worker: int = 0, size: int = 8) -> Callable[[], Tensor]:
     """What a worker does: fill p.grad with its gradient and return its loss."""
     dtype = next(model.parameters()).dtype

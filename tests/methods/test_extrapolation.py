@@ -512,12 +512,6 @@ def test_bad_input() -> None:
     with pytest.raises(ValueError, match="real floats"):
         Extrapolation(SGD([torch.zeros(2, dtype=torch.complex64)], lr=0.1))
 
-    embedding = nn.Embedding(5, 2, sparse=True)
-
-    def sparse() -> Tensor:
-        loss = embedding(torch.tensor([1])).sum()
-        loss.backward()
-        return loss
-
+    embedding, sparse = cases.sparse()
     with pytest.raises(ValueError, match="allowed: dense gradients"):
         sam(SGD(embedding.parameters(), lr=0.1)).step(sparse)

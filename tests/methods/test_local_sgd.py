@@ -262,13 +262,7 @@ def test_bad_input() -> None:
         LocalSGD(base, 2, 1).step(cases.closures(model, 0, 3))
     with pytest.raises(ValueError, match="real floats"):
         LocalSGD(SGD([torch.zeros(2, dtype=torch.complex64)], lr=0.1), 2, 1)
-    embedding = nn.Embedding(5, 2, sparse=True)
-
-    def sparse() -> Tensor:
-        loss = embedding(torch.tensor([1])).sum()
-        loss.backward()
-        return loss
-
+    embedding, sparse = cases.sparse()
     with pytest.raises(ValueError, match="allowed: dense gradients"):
         LocalSGD(SGD(embedding.parameters(), lr=0.1), 1, 1).step(sparse)
 

@@ -84,7 +84,9 @@ def data(samples: int = SAMPLES) -> tuple[np.ndarray, np.ndarray]:
 def evaluator(task: Any, model: nn.Module, batch: Any) -> tuple[Evaluator, Tensor]:
     layout = FlatLayout(model)
     weights = layout.gather({name: value.detach() for name, value in model.named_parameters()})
-    return Evaluator(model, layout, task, lambda part, amount: batch), weights
+    flat = torch.zeros_like(weights)
+    layout.adopt(model, flat)
+    return Evaluator(model, flat.copy_, task, lambda part, amount: batch), weights
 
 
 def measured(task: Any, model: nn.Module, batch: Any, names: tuple[str, ...]) -> dict[str, float]:

@@ -9,7 +9,6 @@ import torch
 
 from isoloss.plan.lower import Lowering, open_source
 from isoloss.study import from_dict
-from isoloss.train.evaluate import Evaluator
 from isoloss.train.loop import Trainer
 
 STUDY: dict[str, Any] = {
@@ -52,10 +51,7 @@ def test_digits_are_learnt_and_running_statistics_resume_to_the_bit() -> None:
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
 
-    evaluate = Evaluator(
-        whole.make_model(), whole.parameters, whole.task, lambda part, amount: source.validation(part, amount, 1)
-    )
-    values = evaluate(whole.weights, whole.buffers(), [("accuracy", "B", 256), ("loss", "B", 256)])
+    values = whole.evaluator()(whole.weights, whole.buffers(), [("accuracy", "B", 256), ("loss", "B", 256)])
     assert values["accuracy", "B", 256] > 0.7
     assert made.facts.N == 64 * 48 + 48 * 48 + 3 * 2 * 48 + 10
     assert made.facts.unit == "samples"

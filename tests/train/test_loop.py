@@ -121,7 +121,7 @@ def test_micro_batches_add_up_to_the_batch(small: dict[str, Any], count: int) ->
 
 
 def test_processes_share_micro_batches_in_the_same_tree() -> None:
-    from isoloss.train.layout import Layout, PairwiseSum
+    from isoloss.train.parallel.layout import Layout, PairwiseSum
 
     rng = np.random.default_rng(0)
     parts = [torch.from_numpy(rng.normal(size=50).astype(np.float32)) for _ in range(8)]
@@ -143,7 +143,7 @@ def test_processes_share_micro_batches_in_the_same_tree() -> None:
 
 @pytest.mark.parametrize(("micro", "world"), [(3, 2), (6, 2), (1, 2), (12, 4)])
 def test_what_cannot_be_shared_exactly_is_refused(micro: int, world: int) -> None:
-    from isoloss.train.layout import Layout
+    from isoloss.train.parallel.layout import Layout
 
     with pytest.raises(StudyError, match="power-of-two"):
         Layout(world, 0).share(micro)
@@ -306,3 +306,38 @@ def test_classification_counts_and_learns() -> None:
     best = 1 - source.describe()["bayes_error"]
     assert loss < 0.2
     assert best - 0.06 < accuracy <= 1.0
+
+
+def test_out_of_memory_names_the_micro_batch_that_would_fit(small: dict[str, Any]) -> None:
+    """A model that finds no memory for more than three sequences at once."""
+    from isoloss.recipe.errors import RunFailed
+
+    made = trainer(lowered(small, warmup="0 updates", batch="16 sequences", micro_batches=2))
+    whole = made.model.forward
+
+    def narrow(tokens: torch.Tensor) -> torch.Tensor:
+        if len(tokens) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(tokens)
+
+    made.model.forward = narrow  # type: ignore[method-assign]
+    with pytest.raises(RunFailed, match=r"8 sam.* 2 would fit: training.micro_batches 8, which is another key"):
+        made.step(0)
+
+
+def test_batches_ahead_are_the_batches_asked_for() -> None:
+    """With a thread that guesses the next one, in order and out of it; pinning needs a GPU and is left out."""
+    from isoloss.train.batches import Batches
+
+    class Unpinned(Batches):
+        def _pinned(self, samples: int) -> Any:
+            return torch.from_numpy(self._fetch(samples))
+
+    def fetch(samples: int) -> Any:
+        return np.arange(samples, samples + 4)
+
+    ahead = Unpinned(fetch, 4, torch.device("meta"))
+    ahead._device = torch.device("cpu")
+    for samples in (0, 4, 8, 100, 104, 3, 7):
+        assert ahead(samples).tolist() == fetch(samples).tolist()
+        assert Batches(fetch, 4, torch.device("cpu"))(samples).tolist() == fetch(samples).tolist()

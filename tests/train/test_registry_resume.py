@@ -163,6 +163,7 @@ def end_of(folder: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, 
         return tensors, meta, {n: (dict(s.state), s.meta) for n, s in sides.items()}, store.measurements([key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_resumed_in_a_fresh_process_is_the_same_to_the_bit(stores: tuple[Path, Path], name: str) -> None:
     whole, parts = (end_of(folder, name) for folder in stores)
@@ -177,6 +178,7 @@ def test_resumed_in_a_fresh_process_is_the_same_to_the_bit(stores: tuple[Path, P
     assert whole[3] == parts[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("plain", "optimizer sgd")])
 def test_the_method_changes_what_is_learnt(stores: tuple[Path, Path], name: str) -> None:
     """An average changes no weight but the loss that is read off."""

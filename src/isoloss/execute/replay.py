@@ -23,7 +23,7 @@ def replay(store: Store, row: Row) -> str | None:
     if "data" not in labels:
         return None
     facts = labels["numerics"]
-    here = numerics.detect(facts["precision"], compiled=facts["compiled"], threads=facts["threads"])
+    here = numerics.here(facts)
     if here != facts:
         return None
     use_threads(int(facts["threads"]))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,7 +60,7 @@ def find(store: Store, name: str) -> list[Row]:
     if names:
         raise StudyError(f"checkpoint {name!r}: {len(names)} keys begin so: {', '.join(sorted(names)[:4])} ...")
     raise StudyError(
-        f"checkpoint {name!r}: no state or track of the store at {store.path} begins so; it has "
+        f"checkpoint {name!r}: no state or track of the store at {store.location} begins so; it has "
         f"{len({row.end_key for row in rows})} keys on {len({row.track for row in rows})} tracks (isoloss store ls)"
     )
 
@@ -79,7 +76,7 @@ def path_to(store: Store, row: Row) -> Found:
     while begun != root:
         if begun not in latest:
             raise StoreError(
-                f"the store at {store.path} lacks the piece before {begun[:12]}, which leads to {row.end_key}"
+                f"the store at {store.location} lacks the piece before {begun[:12]}, which leads to {row.end_key}"
             )
         before = store.manifest(latest[begun])
         phases.append(phase_of(before.labels, before.offset))
@@ -101,7 +98,7 @@ def _begun(recipe: bytes | None, row: Row) -> str:
 def check_numerics(run: Run) -> None:
     """Raise ``StudyError`` where this machine would not give the bits that a run's key stands for."""
     facts = run.numerics
-    here = numerics.detect(facts["precision"], compiled=facts["compiled"], threads=facts["threads"])
+    here = numerics.here(facts)
     other = [
         f"{name} {facts.get(name)!r}, here {here.get(name)!r}" for name in here if here.get(name) != facts.get(name)
     ]
@@ -110,18 +107,6 @@ def check_numerics(run: Run) -> None:
             f"the state was trained under other numerics ({'; '.join(other)}), and a branch of it here would not be "
             "the run its key stands for; allowed: a machine and a torch of the same numerics"
         )
-
-
-@contextmanager
-def importable(*folders: Path | None) -> Iterator[None]:
-    """Modules in these folders and in the working folder can be imported by name."""
-    added = [place for place in (*(str(f) for f in folders if f), os.getcwd()) if place not in sys.path]
-    sys.path[:0] = added
-    try:
-        yield
-    finally:
-        for place in added:
-            sys.path.remove(place)
 
 
 def usual_amount(store: Store) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,9 +29,14 @@ def local(tensor: Tensor) -> Tensor:
 def squared_norms(parts: Sequence[Tensor], whole: Sequence[Tensor]) -> Tensor:
     """Sums of squares of whole tensors, shape (n,), float64, on the device of the first.
 
-    ``parts[i]`` is what this process holds of a tensor that is sharded as ``whole[i]`` is. Raises ValueError for
-    values that are not added up yet (a Partial placement).
+    ``parts[i]`` is what this process holds of a tensor that is sharded as ``whole[i]`` is: a DTensor, or a tensor with
+    an attribute ``whole_squares``, a function like this one, which then answers. Raises ValueError for values that are
+    not added up yet (a Partial placement).
     """
+    answer = getattr(whole[0], "whole_squares", None)
+    if answer is not None:
+        found: Tensor = answer(parts, whole)
+        return found
     if parts[0].device.type == "cpu":
         sums = torch.tensor([squares(part) for part in parts], dtype=torch.float64)
     else:
@@ -101,14 +106,16 @@ def check_number(who: str, name: str, value: object, low: float = 0.0, high: flo
 
 def alone(batch: Sequence[Tensor]) -> bool:
     """Whether a batch is one whole tensor on the CPU, whose norms may be read as numbers."""
-    return len(batch) == 1 and batch[0].device.type == "cpu" and not isinstance(batch[0], DTensor)
+    tensor = batch[0]
+    parted = isinstance(tensor, DTensor) or hasattr(tensor, "whole_squares")
+    return len(batch) == 1 and tensor.device.type == "cpu" and not parted
 
 
-class LayerWise(torch.optim.Optimizer):
-    """Base of rules with one ratio a tensor: groups that are checked, and tensors in batches that step together."""
+class Checked(torch.optim.Optimizer):
+    """Base of the optimizers here: no group is kept, and no tensor stepped on, before it is checked."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group. Raises ValueError for complex or integer parameters and for options out of range."""
+        """Add a group. Raises ValueError for options out of range and parameters that cannot be stepped on."""
         super().add_param_group(param_group)
         try:
             check_parameters(self.param_groups[-1]["params"], type(self).__name__)
@@ -119,6 +126,19 @@ class LayerWise(torch.optim.Optimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         raise NotImplementedError
+
+    def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
+        """The value of ``closure``, called with gradients enabled. Raises ValueError for sparse gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        check_gradients(self.param_groups, type(self).__name__)
+        return loss
+
+
+class LayerWise(Checked):
+    """Base of rules with one ratio a tensor: tensors in batches that step together."""
 
     def _batches(self, group: dict[str, Any], key: str | None = None) -> Iterator[list[Tensor]]:
         """Parameters with a gradient: one at a time on the CPU (they stay in the cache), else together.

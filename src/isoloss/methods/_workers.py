@@ -183,4 +183,12 @@ def average(losses: Sequence[Any]) -> Any:
         return None
     if len(losses) == 1:
         return losses[0]
-    return sum(loss.detach() if isinstance(loss, Tensor) else loss for loss in losses) / len(losses)
+    return _tree_sum([loss.detach() if isinstance(loss, Tensor) else loss for loss in losses]) / len(losses)
+
+
+def _tree_sum(values: Sequence[Any]) -> Any:
+    """Pairwise, as ``Tree`` adds."""
+    if len(values) == 1:
+        return values[0]
+    half = 1 << (len(values) - 1).bit_length() - 1
+    return _tree_sum(values[:half]) + _tree_sum(values[half:])

@@ -28,6 +28,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -46,6 +47,14 @@ NOISE = ("gaussian", "uniform")
 SCALES = ("lr", "fixed")
 
 
+_FROZEN = ContextVar("frozen_statistics", default=False)
+
+
+def statistics_frozen() -> bool:
+    """Whether the present pass leaves running statistics alone."""
+    return _FROZEN.get()
+
+
 @contextmanager
 def frozen_statistics(model: nn.Module | None) -> Iterator[None]:
     """Leave with the running statistics (``running_*``, ``num_batches_tracked``) that were found on entering."""
@@ -53,9 +62,11 @@ def frozen_statistics(model: nn.Module | None) -> Iterator[None]:
     for name, buffer in model.named_buffers() if model is not None else ():
         if name.rpartition(".")[2].startswith(("running_", "num_batches_tracked")):
             kept.append((buffer, buffer.clone()))
+    token = _FROZEN.set(True)
     try:
         yield
     finally:
+        _FROZEN.reset(token)
         with torch.no_grad():
             for buffer, before in kept:
                 buffer.copy_(before)

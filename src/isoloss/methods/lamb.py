@@ -31,7 +31,6 @@ from torch.optim.optimizer import ParamsT
 from isoloss.methods._layerwise import (
     LayerWise,
     alone,
-    check_gradients,
     check_number,
     exclusion_groups,
     gradients,
@@ -102,11 +101,7 @@ class LAMB(LayerWise):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update; the value of ``closure``, which is called first, with gradients enabled."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        check_gradients(self.param_groups, "LAMB")
+        loss = self._evaluate(closure)
         variant = VARIANTS[self.param_groups[0]["variant"]]
         shrink = self._shrink(variant)
         for group in self.param_groups:
@@ -127,10 +122,10 @@ class LAMB(LayerWise):
 
     def _shrink(self, variant: Variant) -> Tensor | None:
         """1 / max(1, ||all g|| / max_norm), or None where the variant does not clip."""
-        found = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        found = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if variant.max_norm == math.inf or not found:
             return None
-        total = squared_norms([local(g) for g in found], found).sum().sqrt()
+        total = squared_norms([local(p.grad) for p in found], found).sum().sqrt()
         return 1.0 / (total / variant.max_norm).clamp(min=1.0)
 
     def _update(self, batch: list[Tensor], group: dict[str, Any], variant: Variant, shrink: Tensor | None) -> None:

@@ -23,7 +23,6 @@ from torch.optim.optimizer import ParamsT
 from isoloss.methods._layerwise import (
     LayerWise,
     alone,
-    check_gradients,
     check_number,
     exclusion_groups,
     gradients,
@@ -85,11 +84,7 @@ class LARS(LayerWise):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update; the value of ``closure``, which is called first, with gradients enabled."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        check_gradients(self.param_groups, "LARS")
+        loss = self._evaluate(closure)
         for group in self.param_groups:
             rule = _lamb_paper if group["variant"] == "lamb-paper" else _original
             for batch in self._batches(group):

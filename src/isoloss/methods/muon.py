@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
-from isoloss.methods._layerwise import check_gradients, check_number, check_parameters
+from isoloss.methods._layerwise import Checked, check_number
 from isoloss.recipe.errors import nearest
 
 __all__ = ["MuonAdamW", "hidden_matrices", "muon_groups"]
@@ -32,7 +32,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NOT_HIDDEN = (r"embed", r"\bwte\b", r"\bwpe\b", r"\bhead\b", r"\blm_head\b", r"readout", r"classifier")
 
 
-class MuonAdamW(torch.optim.Optimizer):
+class MuonAdamW(Checked):
     """Muon over the matrices and AdamW over everything else.
 
     A group may set every option and ``muon``: True, its tensors are matrices; False, none is; None, those of two and
@@ -61,16 +61,6 @@ class MuonAdamW(torch.optim.Optimizer):
         defaults |= {"ns_steps": ns_steps, "adjust_lr": adjust_lr, "adamw_ratio": adamw_ratio, "betas": betas}
         super().__init__(params, defaults | {"eps": eps, "muon": muon})
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group. Raises ValueError for options out of range and parameters that cannot be stepped on."""
-        super().add_param_group(param_group)
-        try:
-            check_parameters(self.param_groups[-1]["params"], "MuonAdamW")
-            self._check_group(self.param_groups[-1])
-        except ValueError:
-            del self.param_groups[-1]
-            raise
-
     def _check_group(self, group: dict[str, Any]) -> None:
         for name in ("lr", "weight_decay", "adamw_ratio", "eps"):
             check_number("MuonAdamW", name, group[name])
@@ -96,11 +86,7 @@ class MuonAdamW(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update; the value of ``closure``, which is called first, with gradients enabled."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        check_gradients(self.param_groups, "MuonAdamW")
+        loss = self._evaluate(closure)
         for group in self.param_groups:
             active = [p for p in group["params"] if p.grad is not None]
             self._muon([p for p in active if _is_matrix(p, group)], group)

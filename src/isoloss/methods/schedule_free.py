@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import ParamsT
 
-from isoloss.methods._layerwise import check_gradients, check_number, check_parameters, local
+from isoloss.methods._layerwise import Checked, check_number, local
 
 __all__ = ["ScheduleFreeAdamW", "ScheduleFreeSGD"]
 
@@ -61,7 +61,7 @@ class Part:
         self.size += y.numel()
 
 
-class ScheduleFree(torch.optim.Optimizer):
+class ScheduleFree(Checked):
     """What both have: the clock and weights of a group, the two interpolations, the average.
 
     A group counts the updates in which one of its tensors had a gradient; a group without any stands still. A tensor
@@ -73,16 +73,6 @@ class ScheduleFree(torch.optim.Optimizer):
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults | {"updates": 0, "weight_sum": 0.0, "lr_max": 0.0})
         self.register_state_dict_pre_hook(_not_inside)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group. Raises ValueError for complex or integer parameters and for options out of range."""
-        super().add_param_group(param_group)
-        try:
-            check_parameters(self.param_groups[-1]["params"], type(self).__name__)
-            self._check_group(self.param_groups[-1])
-        except ValueError:
-            del self.param_groups[-1]
-            raise
 
     def _check_group(self, group: dict[str, Any]) -> None:
         who = type(self).__name__
@@ -99,11 +89,7 @@ class ScheduleFree(torch.optim.Optimizer):
         Raises ValueError for sparse gradients and inside ``averaged()``.
         """
         _not_inside(self)
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        check_gradients(self.param_groups, type(self).__name__)
+        loss = self._evaluate(closure)
         for group in self.param_groups:
             active = [p for p in group["params"] if p.grad is not None]
             if not active:

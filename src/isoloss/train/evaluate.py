@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from isoloss.recipe.errors import StudyError, nearest
 from isoloss.train import calibration, statistics, tasks
-from isoloss.train.flat import FlatLayout
+from isoloss.train.parallel.layout import Layout
 
 CHUNK = 64
 """Samples evaluated at once; part of the arithmetic, so it is fixed."""
@@ -19,21 +19,22 @@ CHUNK = 64
 class Evaluator:
     """A second model in fp32 whose weights are set from any flat vector: the trained weights or an average.
 
-    ``validation(part, amount)`` gives the arrays of a part, ``training(number)`` those of a training batch.
+    ``take`` sets them. ``validation(part, amount)`` gives the arrays of a part, ``training(number)`` those of a
+    training batch. The processes of ``layout`` share the samples, and all of them get the values.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        layout: FlatLayout,
+        take: Callable[[Tensor], object],
         task: tasks.Task,
         validation: Callable[[str, int], Any],
         training: Callable[[int], Any] | None = None,
+        layout: Layout | None = None,
     ) -> None:
-        self.model = model.eval()
-        self.flat = torch.empty(layout.total)
-        layout.adopt(self.model, self.flat)
-        self.task = task
+        self.model, self.take, self.task = model.eval(), take, task
+        self.layout = layout or Layout()
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self._validation, self._training = validation, training
         self._parts: dict[tuple[str, int], Any] = {}
 
@@ -51,13 +52,13 @@ class Evaluator:
         ``refresh``: training batches from which running statistics are estimated for these weights, in place of those
         in ``buffers``; ``seed``: of what is random in that.
         """
-        self.flat.copy_(weights)
+        self.take(weights)
         own = dict(self.model.named_buffers())
         for name, value in buffers.items():
             own[name].copy_(value)
         if refresh:
             assert self._training is not None
-            batches = (tasks.tensors(self._training(number)) for number in range(refresh))
+            batches = (tasks.tensors(self._training(number), self.device) for number in range(refresh))
             statistics.refresh(self.model, self.task, batches, seed)
         found: dict[tuple[str, str, int], float] = {}
         for part, amount in dict.fromkeys((part, amount) for _, part, amount in asked):
@@ -68,21 +69,31 @@ class Evaluator:
 
     def _measure(self, part: str, amount: int, names: list[str]) -> dict[str, float]:
         if (part, amount) not in self._parts:
-            self._parts[part, amount] = tasks.tensors(self._validation(part, amount))
+            self._parts[part, amount] = tasks.tensors(self._validation(part, amount), self.device)
         batch = self._parts[part, amount]
         judge = getattr(self.task, "judge", None)
+        pieces: list[tuple[dict[str, tuple[float, int]], tuple[Tensor, Tensor] | None]] = []
+        starts = range(0, tasks.samples(batch), CHUNK)
+        # FSDP does not work in inference mode.
+        with torch.no_grad() if self.layout.shard > 1 else torch.inference_mode():
+            for begin in self.layout.turns(starts):
+                piece = tasks.part(batch, begin, begin + CHUNK)
+                model: Any = self.model if names == ["loss"] else _Once(self.model)
+                seen = {k: (float(total), count) for k, (total, count) in self.task.metrics(model, piece).items()}
+                pair = None
+                if judge is not None and any(name not in seen for name in names):
+                    p, y = judge(model, piece)
+                    pair = p.cpu(), y.cpu()
+                pieces.append((seen, pair))
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         pairs: list[tuple[Tensor, Tensor]] = []
-        with torch.inference_mode():
-            for begin in range(0, tasks.samples(batch), CHUNK):
-                piece = tasks.part(batch, begin, begin + CHUNK)
-                model: Any = self.model if names == ["loss"] else _Once(self.model)
-                for name, (total, count) in self.task.metrics(model, piece).items():
-                    sums[name] = sums.get(name, 0.0) + float(total)
-                    counts[name] = counts.get(name, 0) + count
-                if judge and any(name not in sums for name in names):
-                    pairs.append(judge(model, piece))
+        for seen, pair in self.layout.in_order(pieces, len(starts)):
+            for name, (total, count) in seen.items():
+                sums[name] = sums.get(name, 0.0) + total
+                counts[name] = counts.get(name, 0) + count
+            if pair is not None:
+                pairs.append(pair)
         found = {name: sums[name] / counts[name] if counts[name] else float("nan") for name in sums}
         if pairs:
             p, y = (torch.cat(column) for column in zip(*pairs, strict=True))
@@ -102,12 +113,10 @@ def try_metrics(name: str, metrics: Sequence[str], model: nn.Module, validation:
 
     Raises ``StudyError`` where the task cannot, or has no metric of that name.
     """
-    layout = FlatLayout(model)
-    weights = layout.gather({parameter: value.detach() for parameter, value in model.named_parameters()})
     few = tasks.part(validation, 0, CHUNK)
-    evaluate = Evaluator(model, layout, tasks.build(name), lambda part, amount: few)
+    evaluate = Evaluator(model, lambda weights: None, tasks.build(name), lambda part, amount: few)
     try:
-        evaluate(weights, {}, [(metric, "B", 0) for metric in metrics])
+        evaluate(torch.empty(0), {}, [(metric, "B", 0) for metric in metrics])
     except StudyError as error:
         raise StudyError(f"{error} (task {name!r})") from None
     except Exception as error:

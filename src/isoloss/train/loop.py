@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +16,19 @@ from isoloss import models
 from isoloss.data import Source
 from isoloss.methods import schedules
 from isoloss.methods.extrapolation import Extrapolation
-from isoloss.methods.gradient_norm import global_norm
 from isoloss.methods.local_sgd import LocalSGD
 from isoloss.methods.muon import hidden_matrices
-from isoloss.recipe.errors import StudyError
+from isoloss.recipe.errors import RunFailed
 from isoloss.recipe.references import is_reference, load
 from isoloss.recipe.run import LR, Phase, Start
+from isoloss.train import numerics as numerics_of
 from isoloss.train import optimizers, tasks, wrappers
-from isoloss.train.flat import FlatLayout
-from isoloss.train.layout import Layout, PairwiseSum
+from isoloss.train.batches import Batches
+from isoloss.train.body import Body
+from isoloss.train.evaluate import Evaluator
+from isoloss.train.parallel.layout import Layout, PairwiseSum, tree_sum
+from isoloss.train.parallel.running import RunningStatistics
+from isoloss.train.parallel.sharded import ShardedBody, compute_again
 
 FAR_ABOVE_START = 3.0
 """A training loss above this multiple of the run's first one is called divergence."""
@@ -78,41 +83,49 @@ class Trainer:
     ) -> None:
         self.rule, self.source, self.start = phase.rule, source, start
         self.layout = layout or Layout()
-        self.mine = self.layout.share(self.rule.micro_batches)
         self.context = int(self.rule.data["context"])
         self.task = tasks.build(self.rule.task["name"])
         self.precision = str(numerics["precision"])
-        self.model = self.make_model()
-        self.parameters = FlatLayout(
-            self.model,
-            everywhere=self.rule.optimizer.get("decay") == "all",
-            factors=self._factors(),
-            hidden=hidden_matrices(self.model) if self.rule.optimizer["name"] in optimizers.BY_MATRIX else (),
-        )
-        self.weights = torch.empty(self.parameters.total)
-        self.gradient = torch.zeros(self.parameters.total)
-        for name, value in self.model.named_parameters():
-            if name in self.parameters.names:
-                self.parameters.named(self.weights)[name].copy_(value.detach())
-        self.low: Tensor | None = None
-        if self.precision == "bf16-master":
-            self.model.to(torch.bfloat16)
-            self.low = self.weights.to(torch.bfloat16)
-        self.leaves = self.parameters.adopt(self.model, self.weights if self.low is None else self.low)
+        device = numerics_of.use(numerics)
+        model = self.make_model().to(device)
+        placing = {
+            "everywhere": self.rule.optimizer.get("decay") == "all",
+            "factors": self._factors(model),
+            "hidden": hidden_matrices(model) if self.rule.optimizer["name"] in optimizers.BY_MATRIX else (),
+        }
+        compiled, several = bool(numerics["compiled"]), self.rule.micro_batches > 1
+        if self.layout.shard > 1:
+            optimizers.check_sharded(self.rule.optimizer, self.rule.methods)
+            wrapped = wrappers.of_kind(self.rule.methods, *wrappers.WRAPPERS) is not None
+            self.body: Body = ShardedBody(
+                model, self.layout, precision=str(numerics["precision"]), compiled=compiled, placing=placing,
+                together=wrapped,
+            )  # fmt: skip
+        else:
+            if self.layout.checkpointing:
+                compute_again(model)
+            self.body = Body(
+                model, precision=str(numerics["precision"]), compiled=compiled, several=several, placing=placing
+            )
+        self.mine = self.layout.share(self.rule.micro_batches, self.body.together)
+        self.model, self.parameters = self.body.model, self.body.parameters
+        self.weights, self.gradient = self.body.weights, self.body.gradient
         self.optimizer = optimizers.build(
-            self.rule.optimizer, self.parameters, self.weights, self.gradient, wrappers.by_tensor(self.rule.methods)
-        )
+            self.rule.optimizer, self.parameters, self.weights, self.gradient, wrappers.by_tensor(self.rule.methods),
+            self.body.squares,
+        )  # fmt: skip
         self.wrapper = wrappers.wrap(
             self.optimizer, self.rule.methods, self.model, int(self.rule.seeds["noise"]), self.layout,
             self.rule.micro_batches,
         )  # fmt: skip
-        self.forward = torch.compile(self.model) if numerics["compiled"] else self.model
-        self.model.train()
-        if self.layout.world > 1 and self.buffers():
-            raise StudyError(
-                f"the model has running statistics ({', '.join(list(self.buffers())[:3])}), which processes that share "
-                "micro-batches would see in parts; allowed: --processes 1"
-            )
+        self.running = RunningStatistics(self.model) if several else None
+        if self.layout.world > 1 and self.running:
+            self.running.check(self.model)
+        self._batches = Batches(
+            lambda samples: source.batch(int(self.rule.seeds["data"]), samples, self.rule.batch, self.context),
+            self.rule.batch,
+            device,
+        )
         self.update, self.samples = 0, 0
         self.first_loss: float | None = None
 
@@ -127,10 +140,21 @@ class Trainer:
         )
         return wrappers.prepared(model, self.rule.methods)
 
-    def _factors(self) -> dict[str, float]:
+    def evaluator(self) -> Evaluator:
+        """What measures weights of this run on the validation parts: a second model, on the run's data."""
+        data, batch = int(self.rule.seeds["data"]), self.rule.batch
+        return Evaluator(
+            *self.body.follower(self.make_model()),
+            self.task,
+            lambda part, amount: self.source.validation(part, amount, self.context),
+            lambda number: self.source.batch(data, number * batch, batch, self.context),
+            self.layout,
+        )
+
+    def _factors(self, model: torch.nn.Module) -> dict[str, float]:
         """Factors of the learning rate by name under width transfer."""
         rules = models.transfer(
-            self.model,
+            model,
             self.start.model["spec"],
             vocabulary=self.source.vocabulary,
             context=self.context,
@@ -141,7 +165,7 @@ class Trainer:
 
     def average(self) -> Tensor:
         """The flat weights that a Schedule-Free optimizer is evaluated at; nothing of the training changes."""
-        return optimizers.average(self.optimizer)
+        return optimizers.average(self.optimizer, self.weights)
 
     def buffers(self) -> dict[str, Tensor]:
         """Persistent buffers by name (running statistics and the like)."""
@@ -149,7 +173,10 @@ class Trainer:
         return {name: value for name, value in self.model.named_buffers() if name in kept}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors by name, JSON facts) of everything the next update depends on; tensors share memory."""
+        """(tensors by name, JSON facts) of everything the next update depends on; tensors may share memory.
+
+        Of sharded weights only the first process gets tensors, and all have to ask.
+        """
         found = {f"model/{name}": view for name, view in self.parameters.named(self.weights).items()}
         found |= {f"buffer/{name}": value for name, value in self.buffers().items()}
         remembered, facts = optimizers.state(self.optimizer, self.parameters, self.wrapper is not None)
@@ -162,7 +189,7 @@ class Trainer:
         }
         if self.wrapper is not None:
             meta["wrapper"] = self._wrapper_kind
-        return found, meta
+        return self.body.joined(found), meta
 
     @property
     def _wrapper_kind(self) -> str | None:
@@ -171,13 +198,13 @@ class Trainer:
 
     def load(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, entering: bool, phase: Phase) -> None:
         """Continue from a stored state; ``entering`` means that the phase begins here and its carry applies."""
+        tensors = self.body.cut(tensors)
         named = {name[6:]: value for name, value in tensors.items() if name.startswith("model/")}
         if entering and phase.carry.head == "reset":
             fresh = dict(self.parameters.named(self.weights))  # still as initialised
             named |= {name: fresh[name].clone() for name in named if models.in_head(name)}
         self.weights.copy_(self.parameters.gather(named))
-        if self.low is not None:
-            self.low.copy_(self.weights)
+        self.body.follow()
         for name, value in self.buffers().items():
             value.copy_(tensors[f"buffer/{name}"])
         self.update, self.samples, self.first_loss = meta["update"], meta["samples"], meta["first_loss"]
@@ -194,11 +221,12 @@ class Trainer:
         for name, value in (self.parameters.named(self.weights) | self.buffers()).items():
             if not (reset_head and models.in_head(name)):
                 value.copy_(tensors[name])
+        self.body.follow()
 
     def step(self, offset: int) -> Row:
         """Take the update that follows ``offset`` updates of the phase; raise ``Diverged`` instead of a bad one."""
         rule = self.rule
-        batch = tasks.tensors(self.source.batch(int(rule.seeds["data"]), self.samples, rule.batch, self.context))
+        batch = self._batches(self.samples)
         lr = learning_rate(rule.lr, offset)
         optimizers.set_lr(self.optimizer, lr)
         if self.wrapper is None:
@@ -209,8 +237,9 @@ class Trainer:
         else:
             loss, norm = self._wrapped(self.wrapper, batch)
             micro = math.nan if rule.micro_batches > 1 else None
-        if self.low is not None:
-            self.low.copy_(self.weights)
+        self.body.follow()
+        if self.running:
+            self.running.settle(self.layout, self.body.together)
         self.update += 1
         self.samples += rule.batch
         return Row(loss, norm, lr, micro)
@@ -226,7 +255,7 @@ class Trainer:
 
     def _limit(self, count: int) -> float:
         """Make the summed gradient the mean one, clipped; its norm before. Raise ``Diverged`` if that is not finite."""
-        norm = global_norm([self.gradient]) / count
+        norm = self.body.norm(self.gradient) / count
         if not math.isfinite(norm):
             raise Diverged(self.update, f"gradient norm {norm:g}")
         clip = self.rule.clip
@@ -245,12 +274,11 @@ class Trainer:
 
         def worker(index: int, samples: int) -> Callable[[], float]:
             def closure() -> float:
-                if self.low is not None:
-                    self.low.copy_(self.weights)
+                self.body.follow()
                 part = tasks.part(batch, index * size, index * size + samples)
                 loss, count = self._slopes(part, index, self.gradient)
                 self.gradient.mul_(1.0 / count)
-                return loss / count
+                return loss.item() / count
 
             return closure
 
@@ -264,38 +292,60 @@ class Trainer:
             loss = float(wrapper.step(workers, first=first, prepare=prepare))
         else:
             loss = float(wrapper.step(workers, prepare=prepare))
-        if self.layout.world > 1:
-            loss = self.layout.combine(torch.tensor([loss], dtype=torch.float64)).item() / self.layout.world
+        if self.layout.groups > 1:
+            loss = self.layout.combine(torch.tensor([loss], dtype=torch.float64)).item() / self.layout.groups
+        self.body.squares_seen()
         self._judge(loss)
         return loss, math.sqrt(math.fsum(squares) / len(squares))
 
-    def _slopes(self, part: Any, index: int, into: Tensor) -> tuple[float, int]:
+    def _slopes(self, part: Any, index: int, into: Tensor) -> tuple[Tensor, int]:
         """Fill ``into`` with the summed gradient of one micro-batch; return its summed loss and number of terms."""
         torch.default_generator.manual_seed(_noise(int(self.rule.seeds["noise"]), self.update, index))
-        with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-autocast"):
-            total, count = self.task.loss(self.forward, part)
-        slopes = torch.autograd.grad(total, self.leaves, allow_unused=True, materialize_grads=True)
-        torch._foreach_copy_(self.parameters.views(into), list(slopes))
-        return total.item(), count
+        with self.running.of(index) if self.running else nullcontext():
+            try:
+                return self.body.slopes(lambda model: self.task.loss(model, part), into)
+            except torch.OutOfMemoryError as error:
+                raise RunFailed(self._too_large(part)) from error
+
+    def _too_large(self, part: Any) -> str:
+        """What to say of a micro-batch for which there is no memory, found by trying smaller ones."""
+        size = tasks.samples(part)
+        fits = size // 2
+        while fits and not self._fits(tasks.part(part, 0, fits)):
+            fits //= 2
+        advice = "not even 1 would fit: a smaller model, or --shard"
+        if fits:
+            advice = f"{fits} would fit: training.micro_batches {self.rule.batch // fits}, which is another key"
+        return f"out of memory on {self.body.device} with {size} samples in a micro-batch; {advice}"
+
+    def _fits(self, part: Any) -> bool:
+        try:
+            self.body.slopes(lambda model: self.task.loss(model, part), torch.zeros_like(self.gradient))
+        except torch.OutOfMemoryError:
+            return False
+        return True
 
     def _gradient(self, batch: Any) -> tuple[float, int, float | None]:
         """Fill ``gradient`` with the summed gradient of the batch; its mean loss, terms, and ``Row.micro_squared``."""
         rule = self.rule
+        if rule.micro_batches == 1:
+            summed, count = self._slopes(batch, 0, self.gradient)
+            return summed.item() / count, count, None
         size = rule.batch // rule.micro_batches
-        tree, losses = PairwiseSum(), PairwiseSum()
-        alone = rule.micro_batches == 1
+        tree = PairwiseSum()
+        found = []
         for index in self.mine:
-            part = batch if alone else tasks.part(batch, index * size, (index + 1) * size)
-            into = self.gradient if alone else torch.empty_like(self.gradient)
-            loss, count = self._slopes(part, index, into)
-            squared = 0.0 if alone else (global_norm([into]) / count) ** 2
-            if not alone:
-                tree.add(into)
-            losses.add(torch.tensor([loss, count, squared], dtype=torch.float64))
-        if not alone:
-            self.gradient.copy_(self.layout.combine(tree.total()))
-        summed, terms, squares = self.layout.combine(losses.total()).tolist()
-        return summed / terms, int(terms), None if alone else squares / rule.micro_batches
+            into = torch.zeros_like(self.gradient)
+            found.append(self._slopes(tasks.part(batch, index * size, (index + 1) * size), index, into))
+            tree.add(into)
+        self.gradient.copy_(self.layout.combine(tree.total()))
+        rows = [
+            (loss.item(), count, squared / count**2)
+            for (loss, count), squared in zip(found, self.body.squares_seen(), strict=True)
+        ]
+        every = self.layout.collect(torch.tensor(rows, dtype=torch.float64))
+        total, terms, squares = tree_sum(list(every.unbind())).tolist()
+        return total / terms, int(terms), squares / rule.micro_batches
 
 
 def _noise(seed: int, update: int, micro_batch: int) -> int:

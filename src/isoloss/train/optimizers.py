@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from isoloss.recipe import catalogue
 from isoloss.recipe.errors import RunFailed, StudyError
 from isoloss.recipe.references import is_reference, load
 from isoloss.train.flat import FlatLayout
-from isoloss.train.wrappers import own
+from isoloss.train.parallel.squares import Squares
+from isoloss.train.wrappers import by_tensor, own
 
 FUSED: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 AVERAGING: dict[str, Callable[..., ScheduleFree]] = {
@@ -30,24 +31,34 @@ BUILT_IN = (*ELEMENTWISE, *LAYER_WISE, *BY_MATRIX)
 
 
 def build(
-    record: Mapping[str, Any], layout: FlatLayout, flat: Tensor, gradient: Tensor, by_tensor: bool = False
+    record: Mapping[str, Any],
+    layout: FlatLayout,
+    flat: Tensor,
+    gradient: Tensor,
+    apart: bool = False,
+    squares: Squares | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer a rule names, stepping on views of ``flat`` with views of ``gradient``.
 
-    Elementwise ones get one tensor a group of the layout unless ``by_tensor``. The others and a user's own
+    Elementwise ones get one tensor a group of the layout unless ``apart``. The others and a user's own
     ``package.module:attribute`` get one tensor a parameter. A group without decay has ``weight_decay`` 0 and no trust
-    ratios. The learning rate is set before every step, by ``set_lr``.
+    ratios. The learning rate is set before every step, by ``set_lr``. ``squares`` gives norms of whole
+    tensors, of which there may be only parts here.
     """
     name, options = record["name"], dict(record["options"])
     decay = options.pop("weight_decay", 0.0)
     groups: list[dict[str, Any]] = []
-    whole = name in ELEMENTWISE and not by_tensor
+    whole = name in ELEMENTWISE and not apart
     for (group, weights, views), (_, gradients, slopes) in zip(
         layout.groups(flat), layout.groups(gradient), strict=True
     ):
-        members = [weights] if whole else views
-        for member, slope in zip(members, [gradients] if whole else slopes, strict=True):
+        members, their = ([weights], [gradients]) if whole else (views, slopes)
+        if name in LAYER_WISE and not apart:
+            members, their = [layout.lines(view) for view in views], [layout.lines(view) for view in slopes]
+        for member, slope in zip(members, their, strict=True):
             member.grad = slope
+            if squares is not None:
+                member.whole_squares = squares.of  # type: ignore[attr-defined]
         groups.append({"params": members, "weight_decay": decay / group.factor if group.decays else 0.0})
         if group.factor != 1.0:
             groups[-1]["factor"] = group.factor
@@ -77,16 +88,35 @@ def build(
     return made
 
 
+def check_sharded(record: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ``StudyError`` for what needs whole parameters, which no process has when they are sharded."""
+    allowed = (*ELEMENTWISE, *LAYER_WISE)
+    if record["name"] not in allowed:
+        raise StudyError(
+            f"training.optimizer.name: {record['name']} steps on whole matrices, which are sharded here; allowed: "
+            f"--shard 1, or one of {', '.join(allowed)}"
+        )
+    if by_tensor(methods):
+        raise StudyError(
+            "training.extrapolate.direction: noise is drawn for whole parameters, which are sharded here; allowed: "
+            "--shard 1, or another direction"
+        )
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """The learning rate of every group, with the factor of its width transfer."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("factor", 1.0)
 
 
-def average(optimizer: torch.optim.Optimizer) -> Tensor:
-    """The flat x of a Schedule-Free optimizer, as a new tensor."""
+def average(optimizer: torch.optim.Optimizer, flat: Tensor) -> Tensor:
+    """The x of a Schedule-Free optimizer that steps on parts of ``flat``, as a new flat vector."""
     assert isinstance(optimizer, ScheduleFree)
-    return torch.cat([x.reshape(-1) for x in optimizer.average()])
+    found = torch.zeros_like(flat)
+    members = [member for group in optimizer.param_groups for member in group["params"]]
+    for member, x in zip(members, optimizer.average(), strict=True):
+        found[member.storage_offset() :][: x.numel()] = x.reshape(-1)
+    return found
 
 
 def column(name: str) -> str:
@@ -104,12 +134,12 @@ def state(
     """(tensors by ``entry/parameter name`` or ``entry/#group``, JSON facts) of everything that is remembered."""
     found: dict[str, Tensor] = {}
     facts: dict[str, Any] = {}
-    for index, (names, sizes, shapes, member) in enumerate(_walk(optimizer, layout)):
+    for index, (member, inside) in enumerate(_walk(optimizer, layout)):
         for entry, value in optimizer.state.get(member, {}).items():
             if isinstance(value, Tensor) and value.shape == member.shape:
-                parts = value.reshape(-1).split(sizes)
-                for name, part, shape in zip(names, parts, shapes, strict=True):
-                    found[f"{entry}/{name}"] = part.view(shape)
+                flat = value.reshape(-1)
+                for name, place, shape in inside:
+                    found[f"{entry}/{name}"] = flat[place].view(shape)
             elif isinstance(value, Tensor):
                 found[f"{entry}/#{index}"] = value
             elif value is None or isinstance(value, bool | int | float | str):
@@ -137,16 +167,17 @@ def load_state(
     if not same_wrapper:
         stored = {key: value for key, value in stored.items() if not own(key)}
         facts = {key: value for key, value in facts.items() if not own(key)}
-    for index, (names, sizes, _shapes, member) in enumerate(_walk(optimizer, layout)):
+    for index, (member, inside) in enumerate(_walk(optimizer, layout)):
         remembered: dict[str, Any] = {}
         entries = {key.rpartition("/#")[0] for key in stored if key.endswith(f"/#{index}")}
-        remembered.update({entry: stored[f"{entry}/#{index}"].clone() for entry in entries})
+        where = member.device if record["name"] in FUSED else "cpu"  # of step counters
+        remembered.update({entry: stored[f"{entry}/#{index}"].to(where, copy=True) for entry in entries})
         for key in stored:
             entry, _, name = key.partition("/")
-            if name == names[0]:
-                whole = torch.empty(sum(sizes), dtype=stored[key].dtype)
-                for part, each in zip(whole.split(sizes), names, strict=True):
-                    part.copy_(stored[f"{entry}/{each}"].reshape(-1))
+            if name == inside[0][0]:
+                whole = torch.zeros(member.numel(), dtype=stored[key].dtype, device=member.device)
+                for each, place, _ in inside:
+                    whole[place] = stored[f"{entry}/{each}"].reshape(-1)
                 remembered[entry] = whole.view(member.shape)
         for key, value in facts.items():
             if key.endswith(f"/#{index}"):
@@ -161,14 +192,12 @@ def load_state(
 
 def _walk(
     optimizer: torch.optim.Optimizer, layout: FlatLayout
-) -> list[tuple[list[str], list[int], list[tuple[int, ...]], Tensor]]:
-    """For every tensor the optimizer steps on: the parameters in it (names, sizes, shapes) and itself."""
-    found, place = [], 0
+) -> Iterator[tuple[Tensor, list[tuple[str, slice, tuple[int, ...]]]]]:
+    """Every tensor the optimizer steps on, and the parameters in it: name, place in it, shape."""
     for group in optimizer.param_groups:
         for member in group["params"]:
-            first, filled = place, 0
-            while filled < member.numel():
-                filled += layout.sizes[place]
-                place += 1
-            found.append((layout.names[first:place], layout.sizes[first:place], layout.shapes[first:place], member))
-    return found
+            found = []
+            for i in layout.inside(member):
+                begin = layout.places[i] - member.storage_offset()
+                found.append((layout.names[i], slice(begin, begin + layout.sizes[i]), layout.shapes[i]))
+            yield member, found

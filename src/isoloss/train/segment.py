@@ -17,9 +17,8 @@ from isoloss.recipe.errors import RunFailed
 from isoloss.recipe.measure import SCHEDULE_FREE, Measure, Observer
 from isoloss.recipe.run import Run
 from isoloss.train import observers
-from isoloss.train.evaluate import Evaluator
-from isoloss.train.layout import Layout
 from isoloss.train.loop import Diverged, Row, Trainer
+from isoloss.train.parallel.layout import Layout
 from isoloss.train.probes import Probes, initial, is_probe
 
 
@@ -85,19 +84,12 @@ def train(
     """
     _track, phase, begun = segment.run.tracks[segment.track]
     trainer = Trainer(segment.run.start, phase, source, segment.run.numerics, layout)
-    evaluator = Evaluator(
-        trainer.make_model(),
-        trainer.parameters,
-        trainer.task,
-        lambda part, amount: source.validation(part, amount, trainer.context),
-        lambda number: source.batch(
-            int(phase.rule.seeds["data"]), number * phase.rule.batch, phase.rule.batch, trainer.context
-        ),
-    )
+    evaluator = trainer.evaluator()
+    body = trainer.body
     probes = Probes(
-        trainer.parameters,
-        lambda: initial(trainer.make_model(), trainer.parameters),
-        lambda weights, part, amount: evaluator(weights, trainer.buffers(), [("loss", part, amount)])[
+        body.plain,
+        lambda: initial(trainer.make_model(), body.plain).to(body.device),
+        lambda weights, part, amount: evaluator(body.own(weights), trainer.buffers(), [("loss", part, amount)])[
             "loss", part, amount
         ],
         int(phase.rule.seeds["noise"]),
@@ -112,7 +104,9 @@ def train(
         trainer.load(start.tensors, start.meta, entering=segment.begin == 0, phase=phase)
         for observer in segment.observers:
             if segment.begin and observer.id in start.sides:
-                watching[observer.id] = observers.unpack(observer, *start.sides[observer.id])
+                tensors, facts = start.sides[observer.id]
+                own = _each(tensors, body.own, body.parameters.total)
+                watching[observer.id] = observers.unpack(observer, own, facts)
                 whole.add(observer.id)
 
     def measure(offset: int) -> list[tuple[int, Measure, float]]:
@@ -123,7 +117,8 @@ def train(
             looked = [m for m in asked if is_probe(m)]
             asked = [m for m in asked if not is_probe(m)]
             if looked:
-                found += [(offset, m, v) for m, v in zip(looked, probes(trainer.weights, looked), strict=True)]
+                read = probes(body.whole(trainer.weights), looked)
+                found += [(offset, m, v) for m, v in zip(looked, read, strict=True)]
             if not asked:
                 continue
             if observer_id == SCHEDULE_FREE.id:
@@ -163,7 +158,10 @@ def train(
             progress(offset, row)
         state = None
         if broken is None:
-            sides = {name: observers.pack(average) for name, average in watching.items() if name in whole}
+            sides = {}
+            for name in sorted(whole):
+                tensors, facts = observers.pack(watching[name])
+                sides[name] = _each(tensors, body.whole, body.plain.total), facts
             state = State(*trainer.state(), sides=sides)
         else:
             offset = reached
@@ -175,6 +173,12 @@ def train(
         values = []
         if broken is not None or halt():
             return
+
+
+def _each(tensors: Mapping[str, Tensor], change: Callable[[Tensor], Tensor], total: int) -> dict[str, Tensor]:
+    """``change``, which gives ``total`` elements, of every flat vector and of the empty stacks of them."""
+    kinds = {0: lambda t: t, 1: change, 2: lambda t: t.new_empty((0, total))}
+    return {name: kinds[tensor.ndim](tensor) for name, tensor in tensors.items()}
 
 
 def _curve(rows: list[Row], begun: int) -> dict[str, np.ndarray]:

@@ -82,11 +82,11 @@ def build(name: str) -> Task:
     return task
 
 
-def tensors(batch: Any) -> Any:
-    """A data source's arrays as tensors that share their memory."""
+def tensors(batch: Any, device: torch.device | str = "cpu") -> Any:
+    """A data source's arrays as tensors; on the CPU they share their memory."""
     if isinstance(batch, tuple):
-        return tuple(torch.from_numpy(part) for part in batch)
-    return torch.from_numpy(batch)
+        return tuple(tensors(part, device) for part in batch)
+    return torch.from_numpy(batch).to(device)
 
 
 def part(batch: Any, begin: int, end: int) -> Any:

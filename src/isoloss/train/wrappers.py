@@ -12,7 +12,7 @@ from isoloss.methods import ghost_batchnorm
 from isoloss.methods.extrapolation import FRESH, Extrapolation, asam, gradient_norm_penalty, sam
 from isoloss.methods.local_sgd import LocalSGD
 from isoloss.recipe.errors import StudyError
-from isoloss.train.layout import Layout
+from isoloss.train.parallel.layout import Layout
 
 Methods = Sequence[Mapping[str, Any]]
 WRAPPERS = ("extrapolate", "sharpness", "local_sgd")
@@ -73,12 +73,13 @@ def wrap(
         return None
     options = dict(record["options"])
     shared: dict[str, Any] = {}
-    if layout.world > 1:
+    if layout.groups > 1:
         if record["kind"] == "local_sgd" or options.get("direction") == "past":
             raise StudyError(
-                f"training.{record['kind']}: every micro-batch has a memory of its own here; allowed: --processes 1"
+                f"training.{record['kind']}: every micro-batch has a memory of its own here; allowed: "
+                "--processes 1, or processes that shard one copy of the weights"
             )
-        shared = {"reduce": lambda sums: _reduce(sums, layout), "processes": layout.world, "rank": layout.rank}
+        shared = {"reduce": lambda sums: _reduce(sums, layout), "processes": layout.groups, "rank": layout.group}
     if record["kind"] == "local_sgd":
         return LocalSGD(base, micro_batches, **options)
     if record["kind"] == "sharpness":
