@@ -27,6 +27,7 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_what_it_says_runs(tmp_path: Path) -> None:
     (tmp_path / "trunk.yaml").write_text(blocks("yaml")[0])

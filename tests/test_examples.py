@@ -71,6 +71,7 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(runs: Path, own_loop: M
     assert same(torch.load(runs / "trunk.pt"), undisturbed.state_dict())
 
 
+@pytest.mark.slow
 def test_cooldowns_equal_runs_in_one_go(runs: Path, own_loop: ModuleType) -> None:
     validation = own_loop.batch(-1)
     for fork in (500, 1250):

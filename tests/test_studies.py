@@ -25,7 +25,13 @@ def trained(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, section:
     return results.answer()
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=pytest.mark.slow if "transfer" in path.stem else ())
+        for path in sorted(FOLDER.glob("*.yaml"))
+    ],
+)
 def test_every_study_plans(path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ISOLOSS_DATA", str(shared_data))
     monkeypatch.setenv("ISOLOSS_CACHE", str(tmp_path / "cache"))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.cli.command import isoloss, typed
 
 from isoloss.store import Store
 
-ISOLOSS = Path(sys.executable).with_name("isoloss")
 STUDY = """
 study: trunk
 data: {source: synthetic, order: 1, vocabulary: 8, tokens: 20000, context: 8}
@@ -26,21 +25,11 @@ arms: {flat: {schedule: {shape: constant}}}
 """
 
 
-def isoloss(*arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    done = subprocess.run(
-        [ISOLOSS, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == code, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done
-
-
 @pytest.mark.multiprocess
 def test_branch(tmp_path: Path) -> None:
     (tmp_path / "trunk.yaml").write_text(STUDY)
     isoloss("run", "trunk.yaml", cwd=tmp_path)
-    found = json.loads(isoloss("branch", "trunk.yaml", "--run", "flat seed=1", "--json", cwd=tmp_path).stdout)
+    found = json.loads(typed("branch", "trunk.yaml", "--run", "flat seed=1", "--json", cwd=tmp_path).stdout)
     assert (found["fork"], found["length"], found["total"], found["trained"]) == (20, 5, 25, 5)
     store = Store(tmp_path / "trunk.store")
     assert store.measurement(found["key"], "loss@B:256") == found["losses"]["B"]

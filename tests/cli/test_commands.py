@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-ISOLOSS = Path(sys.executable).with_name("isoloss")
-
-
-def isoloss(*arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    done = subprocess.run(
-        [ISOLOSS, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == code, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done
+from tests.cli.command import isoloss, typed
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +17,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("study")
     (folder / "small.yaml").write_text(json.dumps(SMALL))
-    done = isoloss("run", "small.yaml", cwd=folder)
+    done = typed("run", "small.yaml", cwd=folder)
     assert "worth" in done.stdout
     return folder
 
@@ -71,7 +57,7 @@ def test_plan_before_anything_is_trained(finished: Path, tmp_path: Path) -> None
 
 @pytest.mark.multiprocess
 def test_store_commands(finished: Path, tmp_path: Path) -> None:
-    assert isoloss("store", "verify", "small.store", "--replay", "2", cwd=finished).stdout.rstrip().endswith("clean")
+    assert typed("store", "verify", "small.store", "--replay", "2", cwd=finished).stdout.rstrip().endswith("clean")
     listed = json.loads(isoloss("store", "ls", "small.store", "--json", cwd=finished).stdout)
     assert sum(entry["pieces"] for entry in listed) > 10
     assert "tracks" in isoloss("store", "ls", "small.store", cwd=finished).stdout
@@ -189,6 +175,6 @@ def test_version_of_help_is_quick(tmp_path: Path) -> None:
     times = []
     for _ in range(3):
         clock = time.perf_counter()
-        isoloss("--help", cwd=tmp_path)
+        typed("--help", cwd=tmp_path)
         times.append(time.perf_counter() - clock)
     assert min(times) < 1.0  # the benchmark holds it to 0.4 s on an idle machine

@@ -60,6 +60,7 @@ def test_the_number_of_workers_changes_no_bit(whole: tuple[Any, Path], small: di
     assert table(run(small, tmp_path / "store", workers=3)).equals(table(whole[0]))
 
 
+@pytest.mark.slow
 def test_processes_that_share_micro_batches_change_no_bit(small: dict[str, Any], tmp_path: Path) -> None:
     small["training"]["micro_batches"] = 4
     small["grid"]["seed"] = [0]
@@ -180,6 +181,7 @@ def test_a_failing_run_is_one_message_and_the_others_finish(
     assert "no such luck" in by_arm["broken"].message
 
 
+@pytest.mark.slow
 def test_editing_a_users_model_changes_its_keys(tmp_path: Path) -> None:
     code = (
         "import isoloss, sys\n"
@@ -380,6 +382,7 @@ def test_a_dead_worker_is_replaced(small: dict[str, Any], tmp_path: Path, monkey
     assert {r.status for r in results.results} == {"done"}
 
 
+@pytest.mark.slow
 def test_two_drivers_share_the_work(small: dict[str, Any], tmp_path: Path, whole: tuple[Any, Path]) -> None:
     study, store = written(small, tmp_path), tmp_path / "store"
     drivers = [spawn(study, store) for _ in range(2)]

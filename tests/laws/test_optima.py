@@ -29,15 +29,18 @@ class Peer:
         self.bounds = list(zip(self.problem.lower[self.free], self.problem.upper[self.free], strict=True))
 
     def value(self, part: np.ndarray) -> float:
-        r = self.problem.y - self.model.forward(self.whole(part))[0][0]
+        return self.total(self.problem.y - self.model.forward(self.whole(part))[0][0])
+
+    def total(self, r: np.ndarray) -> float:
         total = float(np.sum(self.problem.weight * self.loss.rho(r))) / self.found.objective
         return total if np.isfinite(total) else 1e6
 
-    def slope(self, part: np.ndarray) -> np.ndarray:
+    def with_slope(self, part: np.ndarray) -> tuple[float, np.ndarray]:
         f, state = self.model.forward(self.whole(part))
-        a = -self.problem.weight * self.loss.slope(self.problem.y - f[0])[0]
+        r = self.problem.y - f[0]
+        a = -self.problem.weight * self.loss.slope(r)[0]
         gradient, _ = self.model.pull(state, a[None, :], np.zeros_like(f))
-        return np.nan_to_num(gradient[0][self.free]) / self.found.objective
+        return self.total(r), np.nan_to_num(gradient[0][self.free]) / self.found.objective
 
     def whole(self, part: np.ndarray) -> np.ndarray:
         theta = self.found.theta.copy()
@@ -53,7 +56,7 @@ class Peer:
         for size in (0.0, 1e-4, 1e-3, 1e-2):
             start = np.clip(begun + size * rng.normal(size=len(begun)), low, high)
             reached.append(
-                minimize(self.value, start, jac=self.slope, method="L-BFGS-B", bounds=self.bounds, options=sharp).fun
+                minimize(self.with_slope, start, jac=True, method="L-BFGS-B", bounds=self.bounds, options=sharp).fun
             )
         corners = np.clip(begun + 1e-3 * np.vstack([np.zeros(len(begun)), np.eye(len(begun))]), low, high)
         simplex = {"initial_simplex": corners, "maxfev": evaluations, "xatol": 1e-12, "fatol": 1e-14}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import chromium
 import pytest
@@ -19,3 +20,19 @@ def browser() -> Iterator[chromium.Browser]:
         pytest.skip(message)
     with chromium.Browser(binary) as running:
         yield running
+
+
+@pytest.fixture
+def clean_pages(browser: chromium.Browser) -> Callable[[Path], Iterator[chromium.Page]]:
+    """A file on a phone and, in the dark scheme, on a desk: drawn, without complaints, nothing cut off."""
+
+    def opened(path: Path) -> Iterator[chromium.Page]:
+        for width, dark in ((360, False), (1280, True)):
+            page = browser.open(path, width=width, dark=dark)
+            page.wait_drawn()
+            assert page.complaints() == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            yield page
+            page.close()
+
+    return opened

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic_study as made
-from chromium import Browser
+from chromium import Page
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from rich.console import Console
@@ -296,14 +296,10 @@ def test_many_arms_fit_the_terminal() -> None:
 @pytest.mark.chromium
 @pytest.mark.parametrize("case", ["three", "sizes"])
 def test_the_section_is_shown_clean_at_every_width(
-    case: str, pages: Callable[[str], tuple[Json, Path]], browser: Browser
+    case: str, pages: Callable[[str], tuple[Json, Path]], clean_pages: Callable[[Path], Iterator[Page]]
 ) -> None:
     result, path = pages(case)
-    for width, dark in ((360, False), (1280, True)):
-        page = browser.open(path, width=width, dark=dark)
-        page.wait_drawn()
-        assert page.complaints() == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for page in clean_pages(path):
         images = "[...document.querySelectorAll('#large-batch img')]"
         assert page.evaluate(f"{images}.length") == (2 if result["distances"] else 1)
         assert page.evaluate(f"{images}.every(i => i.complete && i.naturalWidth > 0 && i.checkVisibility())")
@@ -314,4 +310,3 @@ def test_the_section_is_shown_clean_at_every_width(
             ".map(e => [e.dataset.arm, e.dataset.size, e.dataset.batch, Number(e.value)])"
         )
         assert {(arm, size, batch): value for arm, size, batch, value in found} == expected(result)["speedup"]
-        page.close()

@@ -12,6 +12,7 @@ from tests.conftest import SMALL
 import isoloss
 
 
+@pytest.mark.slow
 @pytest.mark.chromium
 @pytest.mark.multiprocess
 def test_a_trained_study_is_drawn_and_its_figures_are_in_the_page(browser: Browser, tmp_path: Path) -> None:

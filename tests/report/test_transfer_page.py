@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic_study as made
-from chromium import Browser
+from chromium import Page
 from matplotlib.figure import Figure
 from rich.console import Console
 from tests.worth.transfer_data import CLOSER, LAW, SIZES, planted
@@ -187,14 +187,10 @@ def test_the_terminal_shows_multipliers_and_advice() -> None:
 @pytest.mark.chromium
 @pytest.mark.parametrize("case", ["two sources", "ossified"])
 def test_the_section_is_shown_clean_at_every_width(
-    case: str, pages: Callable[[str], tuple[Json, Path]], browser: Browser
+    case: str, pages: Callable[[str], tuple[Json, Path]], clean_pages: Callable[[Path], Iterator[Page]]
 ) -> None:
     result, path = pages(case)
-    for width, dark in ((360, False), (1280, True)):
-        page = browser.open(path, width=width, dark=dark)
-        page.wait_drawn()
-        assert page.complaints() == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for page in clean_pages(path):
         image = "document.querySelector('#transfer img')"
         assert page.evaluate(f"{image}.complete && {image}.naturalWidth > 0 && {image}.checkVisibility()")
         text = page.evaluate("document.querySelector('#transfer').innerText")
@@ -204,4 +200,3 @@ def test_the_section_is_shown_clean_at_every_width(
             "[...document.querySelectorAll('#transfer data.multiplier')].filter(e => e.checkVisibility()).length"
         )
         assert count == sum(c["multiplier"]["value"] is not None for c in result["transfer"]["cells"])
-        page.close()

@@ -329,23 +329,25 @@ class Trainer:
         """Fill ``gradient`` with the summed gradient of the batch; its mean loss, terms, and ``Row.micro_squared``."""
         rule = self.rule
         if rule.micro_batches == 1:
-            summed, count = self._slopes(batch, 0, self.gradient)
-            return summed.item() / count, count, None
+            loss, count = self._slopes(batch, 0, self.gradient)
+            return loss.item() / count, count, None
         size = rule.batch // rule.micro_batches
         tree = PairwiseSum()
         found = []
         for index in self.mine:
-            into = torch.zeros_like(self.gradient)
+            into = self.gradient if len(self.mine) == 1 else torch.zeros_like(self.gradient)
             found.append(self._slopes(tasks.part(batch, index * size, (index + 1) * size), index, into))
             tree.add(into)
-        self.gradient.copy_(self.layout.combine(tree.total()))
+        total = self.layout.combine(tree.total())
+        if total.data_ptr() != self.gradient.data_ptr():
+            self.gradient.copy_(total)
         rows = [
             (loss.item(), count, squared / count**2)
             for (loss, count), squared in zip(found, self.body.squares_seen(), strict=True)
         ]
         every = self.layout.collect(torch.tensor(rows, dtype=torch.float64))
-        total, terms, squares = tree_sum(list(every.unbind())).tolist()
-        return total / terms, int(terms), squares / rule.micro_batches
+        summed, terms, squares = tree_sum(list(every.unbind())).tolist()
+        return summed / terms, int(terms), squares / rule.micro_batches
 
 
 def _noise(seed: int, update: int, micro_batch: int) -> int:

@@ -154,7 +154,7 @@ def caveats(results: Results, comparison: Comparison, laws: Sequence[Mapping[str
         )
     found += tuned.caveats(results)
     for name, values in (("N", {r.N for r in done}), ("D", {r.D for r in done})) if laws else ():
-        if values and max(values) < 10 * min(values):
+        if min(values, default=0) < max(values, default=0) < 10 * min(values):
             found.append(
                 f"{name} ranges over a factor of {max(values) / min(values):.3g}, less than a decade: "
                 "a law fitted here says little beyond it."
@@ -174,8 +174,25 @@ def caveats(results: Results, comparison: Comparison, laws: Sequence[Mapping[str
     for worth in comparison.by_size:
         if worth.note:
             found.append(f"{worth.arm} at N = {worth.N:,}: {worth.note}.")
-    found += [f"Law of {law['arm']}: {w}" for law in laws for w in law["warnings"]]
-    return found
+    return found + _of_laws(laws)
+
+
+def _of_laws(laws: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the laws of the arms leave open; arms that share a reason share a sentence."""
+    said: dict[str, list[str]] = {}
+    loose: dict[str, dict[str, str]] = {}
+    for law in laws:
+        for warning in law["warnings"]:
+            what, because, why = warning.partition(", because ")
+            if because and what.startswith("not identified: "):
+                loose.setdefault(why, {})[law["arm"]] = warning
+            elif law["arm"] not in said.setdefault(warning, []):
+                said[warning].append(law["arm"])
+    for why, arms in loose.items():
+        few = len(arms) == 1
+        sentence = next(iter(arms.values())) if few else f"parameters not identified, because {why} (section Law)"
+        said[sentence] = list(arms)
+    return [f"Law of {', '.join(arms)}: {sentence}" for sentence, arms in said.items()]
 
 
 def _counts(results: Results) -> dict[str, int]:

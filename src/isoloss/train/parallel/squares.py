@@ -17,7 +17,7 @@ from torch import Tensor
 from isoloss.train.flat import FlatLayout
 
 CHUNK = 1 << 15
-"""Elements worked on at once: they stay in the cache, and torch does not split their sum over threads."""
+"""Elements of a row added at once: of so few, torch does not split the sum over threads."""
 
 
 class Squares:
@@ -82,12 +82,6 @@ def along_rows(tensor: Tensor) -> Tensor:
     """Sums of squares of the rows, shape (rows,), float64; none of them depends on how many rows there are."""
     if tensor.ndim < 2:
         return tensor.reshape(-1).double().square()
-    matrix = tensor.reshape(len(tensor), -1)
-    columns = min(matrix.shape[1], CHUNK)
-    found = tensor.new_empty(len(tensor), dtype=torch.float64)
-    step = max(1, CHUNK // columns)
-    for begin in range(0, len(matrix), step):
-        block = matrix[begin : begin + step]
-        sums = [piece.double().square().sum(1) for piece in block.split(columns, dim=1)]
-        found[begin : begin + step] = sum(sums[1:], sums[0])
-    return found
+    pieces = tensor.reshape(len(tensor), -1).split(CHUNK, dim=1)
+    sums = [torch.linalg.vector_norm(piece, dim=1, dtype=torch.float64).square() for piece in pieces]
+    return sum(sums[1:], sums[0])
