@@ -1,4 +1,4 @@
-"""Every method of the registry on other layouts of processes: the same bits as one process, or a refusal that says why."""
+"""Every method of the registry on other layouts of processes: the bits of one process, or a refusal that says why."""
 
 from __future__ import annotations
 
@@ -115,6 +115,6 @@ def test_other_layouts_go_on_from_each_others_states(one: Path, tmp_path: Path) 
 
 
 def test_what_cannot_be_shared_exactly_is_refused() -> None:
-    for world, shard, micro in ((3, 3, 6), (6, 2, 6), (2, 2, 3)):
+    for world, shard, micro in ((3, 3, 6), (4, 4, 6), (2, 2, 3)):
         with pytest.raises(StudyError, match="power"):
             Layout(world, 0, shard).share(micro)

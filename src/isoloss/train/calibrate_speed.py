@@ -7,6 +7,7 @@ weights are freshly initialised and hardly move (the learning rate is next to no
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -58,18 +59,18 @@ class Job:
 
 def calibrate(
     jobs: Sequence[Job], *, processes: int, threads: int, limit: float, paths: Sequence[str] = ()
-) -> dict[str, Timing]:
-    """Timings by name, measured in ``processes`` at once for about ``limit`` seconds.
+) -> tuple[dict[str, Timing], float]:
+    """(timings by name, seconds until a process could begin); measured in ``processes`` at once for about ``limit``.
 
     Jobs are measured in their order; what does not fit into the time is left out, and so is what fails. ``paths``: more
     folders to import from.
     """
-    if not jobs:
-        return {}
+    begun = time.monotonic()
     message = pickle.dumps((list(jobs), threads, limit, list(paths)))
     children = [_Child(message) for _ in range(processes)]
     try:
         ready = [child.ready.wait(_PATIENCE) for child in children]
+        started = time.monotonic() - begun
         for child in children:
             child.go()
         until = time.monotonic() + 2 * limit + 1.0  # an update that takes longer than all the time there is
@@ -83,7 +84,7 @@ def calibrate(
     for child in children:
         for name, timing in child.found:
             found.setdefault(name, []).append(timing)
-    return {name: _mean(timings) for name, timings in found.items()}
+    return {name: _mean(timings) for name, timings in found.items()}, started
 
 
 def _mean(timings: Sequence[Timing]) -> Timing:
@@ -132,10 +133,8 @@ class _Child:
         self.reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            try:
+            with contextlib.suppress(OSError):
                 pipe.close()
-            except OSError:
-                pass
 
 
 def measure(job: Job, source: data.Source, slice: float = SLICE) -> Timing:
@@ -173,6 +172,7 @@ def _main() -> None:
     # The bytes come from the process that started this one.
     content = sys.stdin.buffer.read(size)
     jobs, threads, limit, paths = _unpacked(content)
+    sys.path[:0] = [path for path in paths if path not in sys.path]
     keep_freed_memory()
     use_threads(threads)
     sources: dict[str, data.Source] = {}
@@ -180,26 +180,32 @@ def _main() -> None:
     def say(what: Any) -> None:
         print(json.dumps(what), file=answers, flush=True)
 
+    def timed(job: Job, slice: float) -> Timing | None:
+        place = json.dumps(dict(job.data), sort_keys=True)
+        try:
+            if place not in sources:
+                sources[place] = data.open_source(job.data)
+            return measure(job, sources[place], slice)
+        except Exception:
+            return None  # whatever is wrong is told when it is trained
+
+    if jobs:
+        timed(jobs[0], 0.0)  # what is imported and chosen once in a process is no part of a segment's setup
     say(None)
     sys.stdin.buffer.readline()
     begun = time.monotonic()
-    slice = min(SLICE, limit / (2 * len(jobs)))
+    slice = min(SLICE, limit / (2 * max(1, len(jobs))))
     pace = math.inf  # seconds a FLOP, of what was measured
-    sys.path[:0] = [path for path in paths if path not in sys.path]
     for job in jobs:
         left = limit - (time.monotonic() - begun)
         if left <= 0:
             return
         if math.isfinite(pace) and (2 + LEAST) * pace * job.flops > left:
             continue
-        try:
-            place = json.dumps(dict(job.data), sort_keys=True)
-            source = sources.setdefault(place, data.open_source(job.data)) if place not in sources else sources[place]
-            timing = measure(job, source, slice)
-        except Exception:
-            continue  # whatever is wrong is told when it is trained
-        pace = min(pace, timing.update / job.flops)
-        say((job.name, asdict(timing)))
+        timing = timed(job, slice)
+        if timing is not None:
+            pace = min(pace, timing.update / job.flops)
+            say((job.name, asdict(timing)))
 
 
 def _unpacked(content: bytes) -> tuple[list[Job], int, float, list[str]]:

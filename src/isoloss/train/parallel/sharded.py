@@ -148,8 +148,8 @@ class ShardedBody(Body):
         if self.layout.group > 0:
             return {}
         found: dict[str, Tensor] = {}
-        for key, part in parts.items():
-            name = key.rpartition("/")[2]
+        for key in sorted(parts):  # one order on all processes
+            name, part = key.rpartition("/")[2], parts[key]
             if name not in self._held:
                 found[key] = part
                 continue
