@@ -62,6 +62,7 @@ def test_every_default_is_in_the_config() -> None:
             "momentum_rule": "keep", "decay_rule": "keep", "eps_rule": "keep",
             "ghost_size": None, "ghost_running": "sequential", "ghost_grouping": "consecutive",
             "extrapolate": None, "sharpness": None, "local_sgd": None,
+            "parallel": {"data": 1, "shard": 1, "checkpointing": False},
             "precision": "fp32",
             "compile": False, "decay_only_matrices": True,
         },
@@ -401,3 +402,12 @@ def test_nothing_heavy_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_how_processes_share_a_run_is_the_studys_and_no_arms() -> None:
+    training = {"optimizer": {"lr": 1}, "batch": "4 sequences", "parallel": {"shard": 2}}
+    assert config(training=training)["training"]["parallel"] == {"data": 1, "shard": 2, "checkpointing": False}
+    with pytest.raises(StudyError, match=r"decides no result.*the same for all arms"):
+        one(arms={"a": {}, "b": {"training": {"parallel": {"data": 2}}}}, baseline="a")
+    with pytest.raises(StudyError, match="decides no result"):
+        one(grid={"training.parallel.data": [1, 2]})

@@ -233,9 +233,13 @@ class Parts:
 
     def _overlaps(self) -> None:
         """A value that is swept or tuned is given by nothing else but the base."""
+        for arm, override in self.arms.items():
+            if reach(override, ("training", "parallel")) == 2:
+                message = "found a value that decides no result; allowed: it at the top, the same for all arms"
+                self.problems.add(("arms", arm, "training", "parallel"), message)
         swept = [("grid", path) for path in self.swept] + [("tune", path) for path in self.tuned]
         for index, (section, path) in enumerate(swept):
-            if path.partition(".")[0] == "checkpoint":
+            if path.partition(".")[0] == "checkpoint" or path.startswith("training.parallel"):
                 self.problems.add((section, path), "found a value that decides no result; allowed: other paths")
             for later, (other, longer) in enumerate(swept):
                 if longer.startswith(path + ".") or (longer == path and later > index):

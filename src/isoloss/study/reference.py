@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from inspect import getdoc
 from typing import Any
 
 from isoloss.recipe import catalogue
@@ -23,6 +24,7 @@ from isoloss.study.schema import (
     Init,
     LocalSGD,
     OwnShape,
+    Parallel,
     PowerCooldown,
     Pretrain,
     Roughness,
@@ -199,6 +201,8 @@ def _config() -> Iterator[str]:
     yield from _table(Pretrain)
     yield "## checkpoint\n"
     yield from _table(Checkpoint)
+    yield f"## training.parallel\n\n{getdoc(Parallel)}\n"
+    yield from _table(Parallel)
 
 
 def _entries(kind: str, key: str) -> Iterator[str]:

@@ -230,6 +230,21 @@ class Checkpoint(Section):
     every: Duration = Field("200 updates", description="length of a piece: updates between two stored states")
 
 
+class Parallel(Section):
+    """Processes that train one run together. Execution only: never part of a key, and the same for all arms.
+
+    The processes, `data` x `shard`, share the micro-batches; `--processes` and `--shard` of the command line go first.
+    """
+
+    data: Annotated[Whole, Field(ge=1, le=65_536)] = Field(1, description="copies of the weights")
+    shard: Annotated[Whole, Field(ge=1, le=65_536)] = Field(
+        1, description="processes over which one copy is sharded: a power of two"
+    )
+    checkpointing: bool = Field(
+        False, description="keep no activations inside blocks: compute them again in the backward pass"
+    )
+
+
 class Tuning(Section):
     """The keys of `tune` that are not dotted paths."""
 
@@ -366,6 +381,7 @@ CONFIG = Node(
                     optional=True,
                 ),
                 "local_sgd": Node(LocalSGD, optional=True),
+                "parallel": Node(Parallel),
             },
         ),
         "init": Node(Init, optional=True),
