@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from torch import multiprocessing
 
 WIDTH, DEPTH, CONTEXT, BATCH = 256, 4, 128, 16
 VOCABULARY = 256
@@ -98,7 +98,7 @@ def rank_of(rank: int, port: int, rounds: int, seconds: float) -> None:
     for kind, layout in (("DDP", Layout(2, rank, 1)), ("FSDP2", Layout(2, rank, 2))):
         sides = {"isoloss": ours(layout), f"plain {kind}": peer(kind, layout)}
         times: dict[str, list[float]] = {name: [] for name in sides}
-        for name, update in sides.items():
+        for update in sides.values():
             for _ in range(3):
                 update()
         one = timed(next(iter(sides.values())), 3)

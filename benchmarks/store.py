@@ -1,7 +1,7 @@
 """Cost of the store: publishing and loading states beside torch.save and torch.load, and index look-ups.
 
 Rounds are interleaved and medians reported, so that a busy machine slows all columns alike.
-Run: python benchmarks/store.py [--folder DIR]
+Run: python benchmarks/store.py [--folder DIR], or for object storage: python benchmarks/store.py --url s3://bucket/new
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from isoloss.store import Measurement, Piece, Store
+from isoloss.store.cache import cache_folder
 
 
 def key(number: int) -> str:
@@ -103,16 +104,45 @@ def lookups(folder: Path, pieces: int) -> None:
     print(f"  rebuild the index              {milliseconds(fresh.top.index.rebuild):9.1f} ms")
 
 
+def far(url: str, pieces: int, rounds: int = 5) -> None:
+    """Print the cost of a store in object storage; of the loads, the second is from copies on this machine."""
+    times: dict[str, list[float]] = {}
+    for name, parameters in (("small", 40_000), ("large", 10_000_000)):
+        store = Store(f"{url}/{name}")
+        for i in range(rounds):
+            made = piece(i, state(parameters, 50, seed=i))
+            column = f"{parameters * 12 / 1e6:g} MB: "
+            times.setdefault(f"{column}publish", []).append(milliseconds(lambda made=made, s=store: s.publish(made)))
+            again = milliseconds(lambda i=i, s=store: s.load(key(i + 1)))
+            times.setdefault(f"{column}load a copy", []).append(again)
+            for copy in (cache_folder() / "blobs").glob("*/*.safetensors"):
+                copy.unlink()
+            times.setdefault(f"{column}load", []).append(milliseconds(lambda i=i, s=store: s.load(key(i + 1))))
+    print(f"\n{url}, medians of {rounds} rounds")
+    for column, values in times.items():
+        print(f"  {column:<24} {statistics.median(values):9.1f} ms")
+    many = Store(f"{url}/many")
+    for i in range(pieces):
+        many.publish(piece(i, {"x": torch.zeros(1)}, 10))
+    print(f"  {pieces} pieces: refresh {milliseconds(many.refresh):.1f} ms", end=", ")
+    print(f"rebuild the index {milliseconds(many.top.index.rebuild):.1f} ms")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=None, help="where to write (default: the temporary folder)")
-    parser.add_argument("--pieces", type=int, default=10_000)
+    parser.add_argument("--pieces", type=int, default=None, help="default: 10,000 in a folder, 200 elsewhere")
+    parser.add_argument("--url", default=None, help="a new place in object storage; what is written there stays")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        if options.url:
+            os.environ["ISOLOSS_CACHE"] = name
+            far(options.url, options.pieces or 200)
+            return
         compare(Path(name), "small", 40_000, 20, rounds=41)
         compare(Path(name), "large", 10_000_000, 50, rounds=7)
-        lookups(Path(name), options.pieces)
+        lookups(Path(name), options.pieces or 10_000)
 
 
 if __name__ == "__main__":

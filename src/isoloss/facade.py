@@ -62,6 +62,7 @@ def run(
         done.trained,
         done.replayed,
     )
+    found.estimates = done.estimates
     return found
 
 

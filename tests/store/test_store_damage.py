@@ -8,6 +8,7 @@ import os
 import random
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from store_pieces import key, make_piece, same_state
 from isoloss.recipe.errors import StoreError
 from isoloss.store import Store
 from isoloss.store.backend import Disk, PosixBackend
+from isoloss.store.layer import LATE
 from isoloss.store.pieces import decode_manifest
 
 
@@ -120,6 +122,12 @@ def test_a_damaged_or_missing_curve_makes_the_piece_unknown(store, gone):
     curve = next(row.curve for row in store.pieces() if row.end_key == piece.end_key)
     path = store.path / "blobs" / curve[:2] / f"{curve}.parquet"
     path.unlink() if gone else flip(path, 100)
+    if gone:
+        with pytest.raises(StoreError, match="may only be late"):
+            store.curve(piece.end_key)
+        assert store.known(piece.end_key)
+        for manifest in files(store, "pieces/*/*/*"):
+            os.utime(manifest, (time.time() - 2 * LATE,) * 2)
     with pytest.raises(StoreError, match="run again"):
         store.curve(piece.end_key)
     assert not store.known(piece.end_key) and store.known(make_piece(2).end_key)

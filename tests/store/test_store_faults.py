@@ -306,6 +306,7 @@ def processes():
     return context
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_sigkill_at_random_moments(tmp_path, processes):
     folder, done = tmp_path / "store", tmp_path / "done"

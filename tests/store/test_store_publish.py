@@ -245,11 +245,6 @@ def test_numpy_and_torch_numbers_are_measurements(store):
     assert store.measurements([key("trunk-10")]) == {key("trunk-10"): {"a": float(np.float32(0.1)), "b": 0.5}}
 
 
-def test_a_url_is_refused():
-    with pytest.raises(StoreError, match="URLs are not supported: s3://bucket"):
-        Store("s3://bucket/store")
-
-
 def test_loading_what_was_never_reached_says_so(store):
     with pytest.raises(StoreError, match=f"{key('x')}: it was never reached"):
         store.load(key("x"))

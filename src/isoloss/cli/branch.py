@@ -59,7 +59,7 @@ def branch(
 
     path = Path(checkpoint)
     if path.suffix in (".yaml", ".yml"):
-        store = beside(path, store, ".store")
+        store = str(beside(path, store, ".store"))
     found = isoloss.branch(
         checkpoint,
         store,

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -14,21 +14,35 @@ from isoloss.recipe.errors import StudyError
 
 StudyFile = Annotated[Path, typer.Argument(help="Study file (YAML).", show_default=False)]
 StorePath = Annotated[
-    Path | None, typer.Option("--store", help="Folder of the store; default: NAME.store beside the study file.")
+    str | None,
+    typer.Option(
+        "--store",
+        help="Store: a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; default: NAME.store beside the study.",
+    ),
 ]
-Under = Annotated[list[Path] | None, typer.Option("--under", help="Read-only store below it; may be repeated.")]
+Under = Annotated[list[str] | None, typer.Option("--under", help="Read-only store below it; may be repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Out = Annotated[
     Path | None, typer.Option("--out", help="Folder of the page; default: NAME.report beside the study file.")
 ]
 Budget = Annotated[str | None, typer.Option("--budget", help="Stop after this time, for instance 30m, 2h, 90s.")]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Worker processes; 0: one a core.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Workers; 0: one a core, or all that a cluster holds.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads a process; part of the numerics.")]
 Processes = Annotated[
     int, typer.Option("--processes", min=1, help="Processes that share the micro-batches of one run.")
 ]
+On = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        help="Where workers run: local, or a Ray cluster: ray (the one here, else one is started), ray:HOST:PORT, "
+        "ray://HOST:PORT.",
+    ),
+]
+Gpus = Annotated[float, typer.Option("--gpus", min=0, help="GPUs that every process is given; on Ray.")]
 NoShare = Annotated[bool, typer.Option("--no-share", help="Train every run from its own beginning (a check).")]
 
+Given = TypeVar("Given", str, Path)
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)?")
 
 
@@ -42,8 +56,8 @@ def seconds(text: str | None) -> float | None:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def beside(study: Path, given: Path | None, ending: str) -> Path:
-    """A folder named after the study file, beside it, unless one is given."""
+def beside(study: Path, given: Given | None, ending: str) -> Given | Path:
+    """A folder named after the study file, beside it, unless another place is given."""
     return given if given is not None else study.with_suffix(ending)
 
 

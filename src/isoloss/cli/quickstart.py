@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from isoloss.cli.options import Budget, Json, NoShare, Workers
+from isoloss.cli.options import Budget, Json, NoShare, On, Workers
 
 
 def quickstart(
     folder: Annotated[Path, typer.Option("--folder", help="Where study, store and page go.")] = Path("quickstart"),
     workers: Workers = 0,
     budget: Budget = None,
+    on: On = "local",
     no_share: NoShare = False,
     json: Json = False,
 ) -> None:
@@ -31,4 +32,4 @@ def quickstart(
             study.write_bytes(shipped.read_bytes())
     except OSError as error:
         raise StudyError(f"--folder: cannot write to {folder}: {error.strerror or error}") from error
-    run(study, workers=workers, budget=budget, no_share=no_share, json=json)
+    run(study, workers=workers, budget=budget, on=on, no_share=no_share, json=json)

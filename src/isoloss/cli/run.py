@@ -6,8 +6,10 @@ import typer
 
 from isoloss.cli.options import (
     Budget,
+    Gpus,
     Json,
     NoShare,
+    On,
     Out,
     Processes,
     StorePath,
@@ -32,6 +34,8 @@ def run(
     workers: Workers = 0,
     threads: Threads = 1,
     processes: Processes = 1,
+    on: On = "local",
+    gpus: Gpus = 0.0,
     no_share: NoShare = False,
     json: Json = False,
 ) -> None:
@@ -50,6 +54,8 @@ def run(
         threads=threads,
         processes=processes,
         share=not no_share,
+        on=on,
+        gpus=gpus,
     )
     answer = results.answer(command_line())
     page = write_page(report.write, answer, beside(study, out, ".report"))

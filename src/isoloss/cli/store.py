@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,18 +9,18 @@ import typer
 from isoloss.cli.options import Json, show
 
 app = typer.Typer(no_args_is_help=True, help="What a store keeps: list, verify, collect garbage, export.")
-Folder = Annotated[Path, typer.Argument(help="Folder of the store.", show_default=False)]
+Place = Annotated[str, typer.Argument(help="Folder or URL of the store.", show_default=False)]
 
 
 @app.command("ls")
-def ls(folder: Folder, json: Json = False) -> None:
+def ls(place: Place, json: Json = False) -> None:
     """List the tracks of a store: how far each was trained, what is kept, and its size."""
     from rich.console import Console
     from rich.table import Table
 
     from isoloss.store import Store
 
-    store = Store(folder, create=False)
+    store = Store(place, create=False)
     rows = store.pieces()
     stored = store.stored({row.end_key for row in rows})
     tracks: dict[str, list] = {}
@@ -64,7 +63,7 @@ def ls(folder: Folder, json: Json = False) -> None:
 
 @app.command("verify")
 def verify(
-    folder: Folder,
+    place: Place,
     replay: Annotated[int, typer.Option("--replay", min=0, help="Also train so many random pieces again.")] = 0,
     repair: Annotated[
         bool, typer.Option("--repair", help="Put damaged files aside, so that a rerun makes them.")
@@ -74,7 +73,7 @@ def verify(
     """Check every manifest and every stored byte; with --replay, train random pieces again and compare the bits."""
     from isoloss.store import Store
 
-    store = Store(folder, create=False)
+    store = Store(place, create=False)
     found = store.verify(repair=repair)
     problems = list(found.problems)
     replayed = 0
@@ -98,7 +97,7 @@ def verify(
 
 @app.command("gc")
 def gc(
-    folder: Folder,
+    place: Place,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     grace: Annotated[
         float, typer.Option("--grace", min=0, help="Leave files younger than this many seconds.")
@@ -108,7 +107,7 @@ def gc(
     """Remove what nothing refers to: left-overs of interrupted writes."""
     from isoloss.store import Store
 
-    swept = Store(folder, create=False).gc(dry_run=dry_run, grace=grace)
+    swept = Store(place, create=False).gc(dry_run=dry_run, grace=grace)
     if json:
         show({"removed": list(swept.names), "bytes": swept.bytes, "dry_run": dry_run})
     else:
@@ -117,8 +116,8 @@ def gc(
 
 @app.command("export")
 def export(
-    folder: Folder,
-    target: Annotated[Path, typer.Argument(help="Folder of the new store.", show_default=False)],
+    place: Place,
+    target: Annotated[str, typer.Argument(help="Folder or URL of the new store.", show_default=False)],
     states: Annotated[
         bool, typer.Option("--states", help="Also copy states, not only measurements and curves.")
     ] = False,
@@ -127,7 +126,7 @@ def export(
     """Copy a store's measurements and curves into a smaller one that can serve as a read-only layer (--under)."""
     from isoloss.store import Store
 
-    count = Store(folder, create=False).export(target, states=states)
+    count = Store(place, create=False).export(target, states=states)
     if json:
         show({"pieces": count, "target": str(target)})
     else:

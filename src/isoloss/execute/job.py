@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,8 +12,8 @@ from isoloss.plan.needs import Work
 from isoloss.recipe.errors import RunFailed, StateLost, StoreError
 from isoloss.recipe.references import code_digest
 from isoloss.store import Measurement, Piece, Side, Store
-from isoloss.train.layout import Layout
 from isoloss.train.loop import Row
+from isoloss.train.parallel.layout import Layout
 from isoloss.train.segment import Segment, State, Trained, train
 
 NEWEST = 2
@@ -43,9 +44,11 @@ def execute(
     halt: Callable[[], bool] = lambda: False,
     progress: Callable[[int, Row], None] = lambda offset, row: None,
     published: Callable[[Trained], None] = lambda piece: None,
+    settling: float = 0.0,
 ) -> None:
     """Train ``job`` from the store and publish its pieces; only rank 0 of a layout writes.
 
+    ``settling``: seconds that a state published on another machine may take to be seen here.
     Raises ``StateLost`` where the state to begin from is gone or damaged: plan again.
     """
     segment = job.segment
@@ -59,8 +62,12 @@ def execute(
     _check_code(segment)
     start = None
     if begun + segment.begin > 0 or segment.run.start.weights:
+        key = track.key(segment.begin)
+        until = time.monotonic() + settling
+        while not store.has(key) and time.monotonic() < until:
+            time.sleep(0.2)
         try:
-            tensors, meta, sides = store.load(track.key(segment.begin))
+            tensors, meta, sides = store.load(key)
         except StoreError as error:
             raise StateLost(str(error)) from error
         start = State(tensors, meta, {name: (side.state, side.meta) for name, side in sides.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -17,18 +18,25 @@ from typing import Any
 from rich.console import Console
 
 from isoloss.execute import outside_weights
+from isoloss.execute.dispatch import Pool
 from isoloss.execute.display import Display, matmul_peak
-from isoloss.execute.local import Pool
+from isoloss.execute.forecast import foretell
+from isoloss.execute.job import Job
 from isoloss.plan import cost
 from isoloss.plan.demands import Stage, expected, folder_of, stage
-from isoloss.plan.lower import Lowering
+from isoloss.plan.estimate import Forecast
+from isoloss.plan.lower import Lowered, Lowering
 from isoloss.plan.memory import StoreMemory
 from isoloss.plan.needs import Work, arrange
-from isoloss.recipe.errors import RunFailed
+from isoloss.plan.schedule import balanced
+from isoloss.plan.tuning import label
+from isoloss.recipe.canonical import digest
+from isoloss.recipe.errors import RunFailed, StudyError, nearest
 from isoloss.store import Lease, Store
 from isoloss.study import Study
-from isoloss.train.layout import Layout
+from isoloss.train.parallel.layout import Layout
 
+_RAY = re.compile(r"ray|ray:(local|auto)|ray:[^/:]+:[0-9]+|ray://[^/:]+:[0-9]+")
 BEAT = 5.0
 """Seconds between heartbeats of the leases that a driver holds."""
 
@@ -46,6 +54,19 @@ class Options:
     """Seconds after which nothing new begins."""
     share: bool = True
     quiet: bool = False
+    on: str = "local"
+    """Where workers are: ``local``, or a Ray cluster (``execute.ray.connected`` has the forms of its address)."""
+    gpus: float = 0.0
+    """GPUs that a process is given; on Ray."""
+
+    def __post_init__(self) -> None:
+        if self.on != "local" and not _RAY.fullmatch(self.on):
+            raise StudyError(
+                f"--on: found {self.on!r}; allowed: local, ray, ray:local, ray:auto, ray:HOST:PORT, ray://HOST:PORT"
+                f"{nearest(self.on, ('local', 'ray'))}"
+            )
+        if self.gpus and self.on == "local":
+            raise StudyError(f"--gpus: found {self.gpus:g} with --on local; allowed: 0, or --on ray")
 
     def resolved_workers(self) -> int:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -62,6 +83,8 @@ class Executed:
     seconds: float = 0.0
     trained: int = 0
     replayed: int = 0
+    estimates: dict[str, Any] | None = None
+    """Predicted and actual time (``plan.estimate.Forecast.against``); None on Ray or where nothing was trained."""
 
 
 def execute(
@@ -70,7 +93,7 @@ def execute(
     options: Options,
     *,
     console: Console | None = None,
-    under: Sequence[Path] = (),
+    under: Sequence[str | Path] = (),
 ) -> Executed:
     """Train what ``store`` lacks for ``study``; returns also when stopped early or when single runs failed.
 
@@ -84,9 +107,11 @@ def execute(
     failed: dict[str, str] = {}
     trained = replayed = 0
     stopped = False
+    forecast: Forecast | None = None
     paths = list(dict.fromkeys([str(study.path.parent) if study.path else "", os.getcwd(), *sys.path]))
     # Every cell is lowered once before anything trains, those behind tuning too, so that all mistakes come first.
-    for lowered in expected(study, lowering, alone=not options.share):
+    cells = expected(study, lowering, alone=not options.share)
+    for lowered in cells:
         Layout(options.processes, 0).share(lowered.run.phases[0].rule.micro_batches)
 
     def done(work: Work) -> bool:
@@ -96,16 +121,13 @@ def execute(
         whole = all(m.name in measured.get(track.key(o), {}) for o, ms in segment.measures.items() for m in ms)
         return whole and store.has(track.key(segment.end))
 
+    def stored(job: Job, offset: int) -> bool:
+        """Whether the state at an offset of a job's track was published."""
+        return store.has(job.segment.run.tracks[job.segment.track][0].key(offset))
+
     display = Display(console, peak=0.0 if options.quiet else matmul_peak(), quiet=options.quiet)
     with (
-        Pool(
-            store.path,
-            under=list(under),
-            workers=options.resolved_workers(),
-            processes=options.processes,
-            threads=options.threads,
-            paths=[p for p in paths if p],
-        ) as pool,
+        _pool(store, options, cells, under, [p for p in paths if p], console) as pool,
         _interruptible(pool, console),
         _Leases(store) as leases,
         display,
@@ -115,17 +137,38 @@ def execute(
         while True:
             current = stage(study, memory, lowering, alone=not options.share)
             outside_weights.publish(store, current.runs)
-            works = _balanced(current, [w for w in current.work if w.node.track.id not in failed])
+            works = [w for w in current.work if w.node.track.id not in failed]
+            works = balanced(works, current.cells, len(current.trials))
             if not works:
                 if current.complete or failed:
                     break
                 raise RunFailed("tuning cannot go on: its runs are missing and nothing is left to train")
+            if options.on == "local":
+                forecast = forecast or foretell(
+                    study,
+                    current,
+                    cells,
+                    memory,
+                    store,
+                    workers=options.resolved_workers(),
+                    threads=options.threads,
+                    processes=options.processes,
+                    paths=paths,
+                )
+                forecast.expect(works)
             reused = cost.shared(current.roots).updates - sum(w.updates - w.replayed for w in works)
             if not repeated:
                 display.round("study" if current.complete else "tuning", works, reused)
             labels = [_label(current, w) for w in works]
             outcome = pool.run(
-                works, labels, display, deadline=deadline, claim=leases.claim, release=leases.release, done=done
+                works,
+                labels,
+                display,
+                deadline=deadline,
+                claim=leases.claim,
+                release=leases.release,
+                done=done,
+                stored=stored,
             )
             failed |= outcome.failures
             if outcome.fatal:
@@ -150,27 +193,42 @@ def execute(
                 if repeated > 2:
                     raise RunFailed(f"{len(after)} segments cannot be trained: what they begin from does not appear")
     final = stage(study, memory, lowering, alone=not options.share)
-    return Executed(final, _by_run(final, failed), stopped, time.monotonic() - begun, trained, replayed)
+    estimates = forecast.against(complete=not (stopped or failed)) if forecast else None
+    return Executed(final, _by_run(final, failed), stopped, time.monotonic() - begun, trained, replayed, estimates)
 
 
-def _balanced(current: Stage, works: Sequence[Work]) -> list[Work]:
-    """An order in which every arm is at about the same place, so that stopping early still compares them."""
-    trials = len(current.trials)
-    rank = dict.fromkeys(range(trials), (0, 0, 0))
-    axes: dict[str, list[Any]] = {}
-    for planned in current.planned:
-        for path, value in planned.cell.coordinates.items():
-            values = axes.setdefault(path, [])
-            if value not in values:
-                values.append(value)
-    for index, planned in enumerate(current.planned):
-        at = planned.cell.coordinates
-        seed = axes["seed"].index(at["seed"]) if "seed" in at else 0
-        others = sum(axes[path].index(value) for path, value in at.items() if path != "seed")
-        rank[trials + index] = (1 + seed, others, planned.cell.extra)
-    position = {work.node.track.id: i for i, work in enumerate(works)}
-    return sorted(
-        works, key=lambda w: (min(rank[m] for m in w.node.members), position[w.node.track.id], w.segment.begin)
+def _pool(
+    store: Store,
+    options: Options,
+    cells: Sequence[Lowered],
+    under: Sequence[str | Path],
+    paths: Sequence[str],
+    console: Console,
+) -> Pool:
+    """The workers that ``--on`` names."""
+    shape: dict[str, Any] = {"processes": options.processes, "threads": options.threads, "paths": paths}
+    if options.on == "local":
+        from isoloss.execute import local
+
+        return local.Pool(store.location, under=list(under), workers=options.resolved_workers(), **shape)
+    try:
+        from isoloss.execute import ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise StudyError(f"--on {options.on}: Ray is not installed; pip install 'isoloss[ray]'") from error
+    from isoloss.execute.footprint import footprint
+
+    return ray.Pool(
+        store,
+        options.on,
+        under=list(under),
+        workers=options.workers,
+        gpus=options.gpus,
+        memory=footprint(cells, options.processes),
+        numerics=list({digest(dict(c.run.numerics)): c.run.numerics for c in cells}.values()),
+        say=lambda line: console.print(line, highlight=False),
+        **shape,
     )
 
 
@@ -185,7 +243,7 @@ def _label(current: Stage, work: Work) -> str:
         for path, value in cells[0].coordinates.items()
         if all(cell.coordinates.get(path) == value for cell in cells)
     ]
-    tuning = f" lr {current.trials[members[0]].lr:g}" if members[0] < trials else ""
+    tuning = f" {label(current.trials[members[0]].values).replace('=', ' ')}" if members[0] < trials else ""
     return " ".join([arms, *shared]) + tuning
 
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
@@ -24,7 +25,7 @@ EVERY = 0.25
 
 @dataclass(frozen=True)
 class Setting:
-    """What a worker needs besides its pipe."""
+    """What a worker needs besides its jobs."""
 
     store: str
     under: tuple[str, ...]
@@ -33,38 +34,61 @@ class Setting:
     world: int = 1
     rank: int = 0
     meeting: str | None = None
-    """File through which the processes of one worker find each other."""
+    """URL through which the processes of one worker find each other."""
 
 
 def main(connection: Connection, halting: Event, setting: Setting) -> None:
-    """Serve segments until the pipe closes. Messages sent: (kind, job id, payload)."""
+    """Serve segments until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.path[:0] = [path for path in setting.paths if path not in sys.path]
-    from isoloss.models import keep_freed_memory
+    prepare(setting)
     from isoloss.store import Store
-    from isoloss.train.layout import Layout
-    from isoloss.train.segment import use_threads
+    from isoloss.train.parallel.layout import Layout
 
-    keep_freed_memory()
-    use_threads(setting.threads)
     layout = None
     if setting.world > 1:
         import torch.distributed as dist
 
-        dist.init_process_group("gloo", f"file://{setting.meeting}", rank=setting.rank, world_size=setting.world)
+        dist.init_process_group("gloo", setting.meeting, rank=setting.rank, world_size=setting.world)
         layout = Layout(setting.world, setting.rank)
     store = Store(setting.store, under=list(setting.under))
-    try:
-        while True:
+
+    def say(kind: str, number: int, payload: Any) -> None:
+        try:
+            connection.send((kind, number, payload))
+        except OSError:
+            os._exit(0)  # nobody listens any more
+
+    while True:
+        try:
             job = connection.recv()
-            if job is None:
-                return
-            _serve(job, store, layout, connection, halting)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        os._exit(0)
+        except (EOFError, OSError):
+            os._exit(0)
+        serve(job, store, layout, say, halting.is_set)
 
 
-def _serve(job: Any, store: Any, layout: Any, connection: Connection, halting: Event) -> None:
+def prepare(setting: Setting) -> None:
+    """Make a process fit to train: the user's modules, its memory, its threads."""
+    sys.path[:0] = [path for path in setting.paths if path not in sys.path]
+    from isoloss.models import keep_freed_memory
+    from isoloss.train.segment import use_threads
+
+    keep_freed_memory()
+    use_threads(setting.threads)
+
+
+def serve(
+    job: Any,
+    store: Any,
+    layout: Any,
+    say: Callable[[str, int, Any], None],
+    halting: Callable[[], bool],
+    settling: float = 0.0,
+) -> None:
+    """Train one job and ``say(kind, job id, payload)`` how it goes.
+
+    Kinds: ``progress`` (offset, loss, time on the worker's clock), ``piece`` (begin, end, why it diverged), and at the
+    end ``done`` or ``failed`` (kind of error, message).
+    """
     from isoloss.execute.job import execute
 
     last = 0.0
@@ -74,29 +98,27 @@ def _serve(job: Any, store: Any, layout: Any, connection: Connection, halting: E
         now = time.monotonic()
         if now - last >= EVERY:
             last = now
-            connection.send(("progress", job.id, (offset, row.loss, now)))
+            say("progress", job.id, (offset, row.loss, now))
 
     def published(piece: Any) -> None:
-        connection.send(("piece", job.id, (piece.begin, piece.end, piece.diverged)))
+        say("piece", job.id, (piece.begin, piece.end, piece.diverged))
 
     def halt() -> bool:
         if layout is None:
-            return halting.is_set()
+            return halting()
         import torch
         import torch.distributed as dist
 
-        flag = torch.tensor([int(halting.is_set())])
+        flag = torch.tensor([int(halting())])
         dist.broadcast(flag, 0)
         return bool(flag.item())
 
     try:
-        execute(job, store, layout=layout, halt=halt, progress=progress, published=published)
-        connection.send(("done", job.id, None))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        raise
+        execute(job, store, layout=layout, halt=halt, progress=progress, published=published, settling=settling)
+        say("done", job.id, None)
     except IsolossError as error:
-        connection.send(("failed", job.id, (type(error).__name__, str(error))))
+        say("failed", job.id, (type(error).__name__, str(error)))
     except Exception as error:
         line = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(line.filename)}:{line.lineno}"
-        connection.send(("failed", job.id, (type(error).__name__, f"{type(error).__name__}: {error} ({where})")))
+        say("failed", job.id, (type(error).__name__, f"{type(error).__name__}: {error} ({where})"))

@@ -131,6 +131,11 @@ class Index:
             return []
         return sorted(path for path in self._folder.iterdir() if self._pattern.fullmatch(path.name))
 
+    def replaced(self) -> list[Path]:
+        """Files of all generations but the newest."""
+        named = [path.with_name(path.name + end) for path in self.generations()[:-1] for end in ("", "-wal", "-shm")]
+        return [path for path in named if path.exists()]
+
     def _recover(self, error: sqlite3.DatabaseError) -> None:
         # Operational errors (no space, read-only, locked for long) are no damage: do without a file.
         if isinstance(error, sqlite3.OperationalError):
@@ -145,7 +150,7 @@ class Index:
     def _open(self, generation: int) -> None:
         if self._folder is not None:
             try:
-                self._folder.mkdir(exist_ok=True)
+                self._folder.mkdir(parents=True, exist_ok=True)
                 path = self._folder / f"{self._stem}-{generation:06d}.sqlite"
                 self._connect(str(path))
                 return

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from isoloss.recipe.errors import StoreError
-from isoloss.store.backend import Backend
+from isoloss.store.backend import Backend, Buffer
+from isoloss.store.cache import BlobCache, matches
 from isoloss.store.index import Index
 from isoloss.store.pieces import Manifest, decode_manifest, manifest_name, pieces_folder
 from isoloss.store.tables import Measurement, decode_curve, decode_measurements
@@ -21,6 +22,8 @@ from isoloss.store.tensors import blob_name, canonical_json, decode
 
 FORMAT_VERSION = 1
 FOLDERS = ("blobs", "pieces", "released", "leases", "quarantine", "index")
+LATE = 120.0
+"""Seconds for which a look-up may miss what another machine has written; NFS clients remember for up to 60."""
 _BATCH = 500
 
 
@@ -35,13 +38,17 @@ class Layer:
     in a read-only layer. From then on it counts as missing, so a rerun makes it again.
     """
 
-    def __init__(self, backend: Backend, top: Backend, index_folder: Path | None, name: str) -> None:
+    def __init__(
+        self, backend: Backend, top: Backend, index_folder: Path | None, name: str, cache: BlobCache | None = None
+    ) -> None:
+        """`index_folder`: where the index may live; `cache`: copies of blobs, where the backend is far away."""
         self.backend = backend
         self.writable = backend is top
         self.notices: list[str] = []
         self.index = Index(index_folder, self.refresh, name)
         self._top = top
         self._name = name
+        self._cache = cache
         self._unusable: set[str] = set()
 
     def close(self) -> None:
@@ -52,31 +59,42 @@ class Layer:
         """Take in what other processes have published since."""
         listed = dict((piece, key) for key, piece in self.listed())
         known = self.index.known_pieces()
-        if known - listed.keys():
+        if self.lost(known - listed.keys()):
             self.index.discard()
             known = set()
         new = sorted(listed.keys() - known, key=lambda piece: (listed[piece], piece))
         for start in range(0, len(new), _BATCH):
-            batch = (self.read_piece(listed[piece], piece) for piece in new[start : start + _BATCH])
-            self.index.ingest([entry for entry in batch if entry])
+            self._ingest((listed[piece], piece) for piece in new[start : start + _BATCH])
 
-    def ingest_key(self, key: str) -> None:
-        """Take in the pieces that end at one key."""
+    def ingest_key(self, key: str, sure: str | None = None) -> None:
+        """Take in the pieces that end at one key; `sure` is there even if a late listing lacks it."""
         listed = {name.removesuffix(".json") for name in self.backend.list(pieces_folder(key))}
+        listed |= {sure} if sure else set()
         known = {row.piece for row in self.index.pieces_at(key)}
-        if known - listed:
-            # Another process found a manifest damaged and put it aside.
+        if self.lost(known - listed):
             self.refresh()
         elif listed - known:
-            entries = [entry for piece in sorted(listed - known) if (entry := self.read_piece(key, piece))]
-            self.index.ingest(entries)
+            self._ingest((key, piece) for piece in sorted(listed - known))
+
+    def lost(self, unlisted: Iterable[str]) -> bool:
+        """Whether another process put one of these manifests aside; a listing alone may be late."""
+        rows = [row for piece in unlisted if (row := self.index.piece(piece))]
+        return not all(self.backend.exists(manifest_name(row.end_key, row.piece)) for row in rows)
+
+    def _ingest(self, found: Iterable[tuple[str, str]]) -> None:
+        if self.backend.parallel == 1:
+            entries = [self.read_piece(*at) for at in found]
+        else:
+            with ThreadPoolExecutor(self.backend.parallel) as pool:
+                entries = list(pool.map(lambda at: self.read_piece(*at), found))
+        self.index.ingest([entry for entry in entries if entry])
 
     def listed(self) -> Iterator[tuple[str, str]]:
         """(end key, piece) of every manifest in the folder."""
-        for shard in self.backend.list("pieces"):
-            for key in self.backend.list(f"pieces/{shard}"):
-                for name in self.backend.list(pieces_folder(key)):
-                    yield key, name.removesuffix(".json")
+        for name in self.backend.walk("pieces"):
+            match name.split("/"):
+                case [_, _, key, file] if file.endswith(".json"):
+                    yield key, file.removesuffix(".json")
 
     def read_piece(self, key: str, piece: str) -> tuple[Manifest, Sequence[Measurement]] | None:
         """A piece from its manifest; None where it is damaged, which puts the manifest aside."""
@@ -90,14 +108,20 @@ class Layer:
                 rows = decode_measurements(self.read_blob(blob_name(manifest.measurements, "parquet")))
             return manifest, rows
         except FileNotFoundError as error:
-            self.put_aside(name, f"{self.backend.path(name)} cannot be used: {error.filename} is missing")
+            if not self._may_be_late(name):
+                self.put_aside(name, f"{self.backend.where(name)} cannot be used: {error.filename} is missing")
         except (ValueError, DamagedBlob) as error:
             self.put_aside(name, str(error))
         return None
 
+    def _may_be_late(self, name: str) -> bool:
+        """Whether what a manifest refers to may only be unseen yet: NFS may remember that it was missing."""
+        found = self.backend.stat(name)
+        return found is None or self.backend.now() - found.written < LATE
+
     def read_manifest(self, name: str) -> Manifest:
         """Parse one manifest. Raises ValueError where damaged, StoreError where it is of a newer version."""
-        where = str(self.backend.path(name))
+        where = self.backend.where(name)
         manifest = decode_manifest(self.backend.get(name), where)
         if manifest.name != name:
             raise ValueError(f"{where} is damaged: it describes another piece")
@@ -113,10 +137,15 @@ class Layer:
 
         Raises DamagedBlob (and puts the blob aside) where it does not match, FileNotFoundError where missing.
         """
-        data = self.backend.get(name)
-        if _matches(name, data):
-            return data
-        path = self.backend.path(name)
+        if self._cache and (kept := self._cache.get(name)) is not None:
+            return kept
+        for _ in range(2):
+            # A second look: what was spoiled on the way is whole where it lies.
+            data = self.backend.get(name)
+            if matches(name, data):
+                self.keep(name, (data,))
+                return data
+        path = self.backend.where(name)
         moved = self.put_aside(name, f"{path} is damaged")
         advice = "moved to quarantine/" if moved else "it lies where it cannot be moved, restore it there"
         raise DamagedBlob(
@@ -124,15 +153,20 @@ class Layer:
             "is trained again where it is needed"
         )
 
+    def keep(self, name: str, chunks: Iterable[Buffer]) -> None:
+        """Note the content of a blob that is there, to spare a transfer later."""
+        if self._cache:
+            self._cache.put(name, chunks)
+
     def trouble(self, name: str) -> str | None:
         """What is wrong with a blob, looking only; None if it is whole."""
         try:
             data = self.backend.get(name)
         except FileNotFoundError:
-            return f"{self.backend.path(name)} is missing"
+            return f"{self.backend.where(name)} is missing"
         except StoreError as error:
             return str(error)
-        return None if _matches(name, data) else f"{self.backend.path(name)} is damaged"
+        return None if matches(name, data) else f"{self.backend.where(name)} is damaged"
 
     def put_aside(self, name: str, why: str) -> bool:
         """Make a damaged file count as missing; True if it could be moved out of the way."""
@@ -157,6 +191,21 @@ class Layer:
     def has_blob(self, name: str) -> bool:
         """Whether a blob is there and not known to be damaged."""
         return self.backend.exists(name) and not self._shunned(name)
+
+    def present(self, blobs: Collection[str]) -> set[str]:
+        """Those of `blobs` that are there and not known to be damaged."""
+        found = self.backend.present("blobs", blobs) - self._unusable
+        if not self.writable:
+            marks = set(self._top.list("quarantine"))
+            found = {name for name in found if self._mark(name).rpartition("/")[2] not in marks}
+        return found
+
+    def held(self, states: Mapping[str, str]) -> set[str]:
+        """Those keys of `states` (key to digest) whose state is still here."""
+        released = set(self.backend.list("released"))
+        names = {key: blob_name(digest, "safetensors") for key, digest in states.items() if key not in released}
+        there = self.present(set(names.values()))
+        return {key for key, name in names.items() if name in there}
 
     def digest(self, key: str) -> str | None:
         """Digest of the state at a key, stored or released; None where it was never reached."""
@@ -204,21 +253,22 @@ class Layer:
         try:
             return decode_curve(self.read_blob(blob_name(digest, "parquet")))
         except (DamagedBlob, FileNotFoundError) as error:
-            rows = [row for row in self.index.pieces() if row.curve == digest]
-            for row in rows:
-                self.put_aside(manifest_name(row.end_key, row.piece), f"piece {row.piece} lost its curve")
+            names = [manifest_name(row.end_key, row.piece) for row in self.index.pieces() if row.curve == digest]
+            if isinstance(error, FileNotFoundError) and any(self._may_be_late(name) for name in names):
+                raise StoreError(
+                    f"{error.filename} is not to be seen, but its piece is younger than {LATE:.0f} s, so it may only "
+                    "be late: try again then"
+                ) from error
+            for name in names:
+                self.put_aside(name, f"{self.backend.where(name)} lost its curve")
             self.index.rebuild()
             if isinstance(error, DamagedBlob):
                 raise
             raise DamagedBlob(f"{error.filename} is missing; run again, and it is made again") from error
 
 
-def _matches(name: str, data: bytes) -> bool:
-    return hashlib.sha256(data).hexdigest() == name.rpartition("/")[2].partition(".")[0]
-
-
-def open_layer(root: Path, backend: Backend, create: bool) -> None:
-    """Check that a folder is a store of a version this code reads; make it one if it is new and empty.
+def open_layer(root: str, backend: Backend, create: bool) -> None:
+    """Check that a place is a store of a version this code reads; make it one if it is new and empty.
 
     Raises StoreError.
     """

@@ -15,8 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from isoloss.recipe.errors import StoreError
-from isoloss.store import alarm, upkeep
-from isoloss.store.backend import Backend, PosixBackend
+from isoloss.store import alarm, places, upkeep
+from isoloss.store.backend import Backend
 from isoloss.store.index import Row
 from isoloss.store.layer import DamagedBlob, Layer, open_layer
 from isoloss.store.lease import Lease
@@ -34,34 +34,49 @@ class Loaded(NamedTuple):
 
 
 class Store:
-    """A folder of trained pieces, over read-only stores that serve as a base.
+    """A place of trained pieces, over read-only stores that serve as a base.
 
-    `Store(path)` opens or makes one (`create=False`: opens only). Reads look through `path`, then `under` in
-    order; writes go to `path`. Safe for any number of processes at once. Raises StoreError where a folder is
-    no store, was written by a newer version, or cannot be used.
+    `Store(place)` opens or makes one (`create=False`: opens only); a place is a folder, or a URL of object storage
+    (s3://bucket/prefix, gs://bucket/prefix). Reads look through `place`, then `under` in order; writes go to
+    `place`. Safe for any number of processes at once. `location` says where it is, for people and for
+    `Store(location)` in another process. Raises StoreError where a place is no store, was written by a newer
+    version, or cannot be used.
     """
 
     def __init__(
         self,
-        path: str | Path,
+        place: str | Path,
         under: Sequence[str | Path] = (),
         create: bool = True,
-        backend: Callable[[Path], Backend] = PosixBackend,
+        backend: Callable[[Any], Backend] | None = None,
     ) -> None:
-        for given in (path, *under):
-            if "://" in str(given):
-                raise StoreError(f"a store is a folder on a file system; URLs are not supported: {given}")
-        self.path = Path(path).expanduser().resolve()
-        self.under = [Path(given).expanduser().resolve() for given in under]
-        top = backend(self.path)
-        open_layer(self.path, top, create)
-        self.top = Layer(top, top, self.path / "index", "index")
+        top = places.opened(place, backend)
+        open_layer(top.location, top.backend, create)
+        self._place = top
+        self.location = top.location
+        cache = places.blob_cache() if top.remote else None
+        self.top = Layer(top.backend, top.backend, top.index_folder, "index", cache)
         self.layers = [self.top]
-        for root in self.under:
-            base = backend(root)
-            open_layer(root, base, create=False)
-            name = f"under-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
-            self.layers.append(Layer(base, top, self.path / "index", name))
+        self.under: list[str] = []
+        for given in under:
+            base = places.opened(given, backend)
+            open_layer(base.location, base.backend, create=False)
+            name = f"under-{hashlib.sha256(base.location.encode()).hexdigest()[:16]}"
+            cache = places.blob_cache() if base.remote else None
+            self.layers.append(Layer(base.backend, top.backend, top.index_folder, name, cache))
+            self.under.append(base.location)
+
+    @property
+    def path(self) -> Path:
+        """The folder. Raises StoreError for object storage, which has `location` only."""
+        if self._place.remote:
+            raise StoreError(f"the store at {self.location} is no folder; this needs one")
+        return Path(self.location)
+
+    @property
+    def name(self) -> str:
+        """Last part of its location."""
+        return self.location.rstrip("/").rpartition("/")[2]
 
     def __enter__(self) -> Self:
         return self
@@ -112,6 +127,7 @@ class Store:
         top = self.top.backend
         for blob in blobs:
             top.put_new(blob.name, blob.chunks)
+            self.top.keep(blob.name, blob.chunks)
         if state is not None and not keep and not self.top.has(piece.end_key):
             top.put_new(f"released/{piece.end_key}", ())
         made = top.put_new(manifest.name, (encoded,))
@@ -121,7 +137,7 @@ class Store:
                 top.put_new(blob.name, blob.chunks)
         if keep and self.top.released(piece.end_key):
             top.delete(f"released/{piece.end_key}")
-        self.top.ingest_key(piece.end_key)
+        self.top.ingest_key(piece.end_key, sure=manifest.piece)
         alarm.compare(self.layers, piece, manifest)
         return made or there
 
@@ -155,10 +171,7 @@ class Store:
         self.refresh()
         found: set[str] = set()
         for layer in self.layers:
-            released = set(layer.backend.list("released"))
-            for key, digest in layer.index.digests(keys).items():
-                if key not in released and layer.has_blob(blob_name(digest, "safetensors")):
-                    found.add(key)
+            found |= layer.held(layer.index.digests(keys))
         return found
 
     def reached(self, keys: Collection[str]) -> set[str]:
@@ -189,7 +202,7 @@ class Store:
         if trouble:
             raise trouble
         what = "was reached, but its state was released" if self.known(key) else "was never reached"
-        raise StoreError(f"no state to load at key {key}: it {what} (store at {self.path})")
+        raise StoreError(f"no state to load at key {key}: it {what} (store at {self.location})")
 
     def _observers(self, key: str) -> set[str]:
         return {who for layer in self.layers for who in layer.sides(key)}
@@ -305,8 +318,10 @@ class Store:
         """Observers whose states at `keys` are kept, by key."""
         found: dict[str, set[str]] = {}
         for layer in self.layers:
-            for key, observer, digest in layer.index.observers_at(keys):
-                if layer.has_blob(blob_name(digest, "safetensors")):
+            noted = layer.index.observers_at(keys)
+            there = layer.present({blob_name(digest, "safetensors") for _, _, digest in noted})
+            for key, observer, digest in noted:
+                if blob_name(digest, "safetensors") in there:
                     found.setdefault(key, set()).add(observer)
         return found
 
@@ -315,7 +330,7 @@ class Store:
         for layer in self.layers:
             if layer.index.piece(row.piece):
                 return layer.read_manifest(manifest_name(row.end_key, row.piece))
-        raise StoreError(f"no piece {row.piece} in the store at {self.path}")
+        raise StoreError(f"no piece {row.piece} in the store at {self.location}")
 
     # Giving way
 
@@ -362,14 +377,14 @@ class Store:
         give_up = [] if pinned is None else self.retain(pinned, newest, every, dry_run=True)
         return upkeep.gc(self.top, dry_run, grace, give_up)
 
-    def export(self, path: str | Path, keys: Collection[str] | None = None, states: bool = False) -> int:
+    def export(self, place: str | Path, keys: Collection[str] | None = None, states: bool = False) -> int:
         """Copy pieces (all, or those that end at or measure `keys`) into another store; returns how many.
 
         Without `states` it holds curves and measurements only. It can serve as a layer under another store.
         Raises StoreError, NotDeterministic where the target holds other bits at an equal key.
         """
         self.refresh()
-        with Store(path) as target:
+        with Store(place) as target:
             return upkeep.export(self.layers, target.top, None if keys is None else set(keys), states)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ def retain(
     for row in sorted(rows, key=lambda row: (row.start_update, row.piece)):
         if row.start_key != row.end_key:
             before[row.end_key] = row.start_key
-    held = {row.end_key for row in rows if row.digest and layer.holds(row.end_key, row.digest)}
+    held = layer.held({row.end_key: row.digest for row in rows if row.digest})
     continued = {row.start_key for row in rows if row.start_key != row.end_key}
     keep = set(pinned) | {key for key in held if every is not None and update[key] % every == 0}
     for tip in update.keys() - continued:
@@ -117,8 +118,10 @@ def verify(layer: Layer, replay: Callable[[Row], str | None] | None, repair: boo
     if report.clean:
         # Only now: opening the index puts damaged pieces aside, which is `repair`'s to decide.
         flat = {(key, name, value) for (key, name), value in measured.items()}
-        same = layer.index.known_pieces() == {manifest.piece for manifest in manifests}
-        if not same or layer.index.all_measurements() != flat:
+        known, listed = layer.index.known_pieces(), {manifest.piece for manifest in manifests}
+        if known - listed and not layer.lost(known - listed):
+            report.counts["pieces a late listing lacks"] = len(known - listed)
+        elif known != listed or layer.index.all_measurements() != flat:
             report.problems.append("the index disagreed with the manifests; it was built anew")
             layer.index.rebuild()
     elif repair:
@@ -220,9 +223,7 @@ def _replay(layer: Layer, replay: Callable[[Row], str | None], report: Verificat
 
 
 def _blobs(layer: Layer) -> Iterable[str]:
-    for shard in layer.backend.list("blobs"):
-        for name in layer.backend.list(f"blobs/{shard}"):
-            yield f"blobs/{shard}/{name}"
+    return layer.backend.walk("blobs")
 
 
 def gc(layer: Layer, dry_run: bool, grace: float, give_up: Collection[str]) -> Swept:
@@ -251,12 +252,10 @@ def gc(layer: Layer, dry_run: bool, grace: float, give_up: Collection[str]) -> S
     idle = [name for name in _blobs(layer) if name not in live and name not in given]
     idle += layer.backend.unfinished()
     idle += [f"quarantine/{name}" for name in layer.backend.list("quarantine")]
-    for lease in layer.backend.list("leases"):
-        idle += [f"leases/{lease}/{name}" for name in layer.backend.list(f"leases/{lease}")]
+    idle += layer.backend.walk("leases")
     horizon = layer.backend.now() - grace if idle else 0.0
     swept = Swept()
-    old = [f"index/{path.name}{end}" for path in layer.index.generations()[:-1] for end in ("", "-wal", "-shm")]
-    for name in [*sorted(given), *idle, *old]:
+    for name in [*sorted(given), *idle]:
         found = layer.backend.stat(name)
         if found is None or (name in idle and found.written > horizon):
             continue
@@ -264,6 +263,12 @@ def gc(layer: Layer, dry_run: bool, grace: float, give_up: Collection[str]) -> S
         swept.bytes += found.size
         if not dry_run:
             layer.backend.delete(name)
+    for path in layer.index.replaced():
+        swept.names.append(f"index/{path.name}")
+        with contextlib.suppress(OSError):
+            swept.bytes += path.stat().st_size
+            if not dry_run:
+                path.unlink()
     return swept
 
 
@@ -305,8 +310,8 @@ def _copy_piece(layer: Layer, target: Layer, manifest: Manifest, states: bool) -
         same = (there.digest, there.sides) == (manifest.digest, manifest.sides)
         if not same or _measured(target, there) != _measured(layer, manifest):
             raise NotDeterministic(
-                f"the piece that ends at key {key} differs between {layer.backend.path(manifest.name)} and "
-                f"{target.backend.path(manifest.name)}; nothing was overwritten"
+                f"the piece that ends at key {key} differs between {layer.backend.where(manifest.name)} and "
+                f"{target.backend.where(manifest.name)}; nothing was overwritten"
             )
     if with_state and target.released(key):
         target.backend.delete(f"released/{key}")

@@ -1,0 +1,80 @@
+"""What local workers and Ray have in common, on local workers."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import multiprocessing.forkserver
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rich.console import Console
+
+import isoloss
+from isoloss.execute.footprint import footprint
+from isoloss.plan.demands import expected
+from isoloss.plan.footprint import PROGRAM, activations
+from isoloss.plan.lower import Lowering
+from isoloss.store import Store
+from isoloss.study import from_dict
+
+
+@pytest.mark.multiprocess
+def test_a_gang_that_loses_a_process_goes_on(small: dict[str, Any], tmp_path: Path) -> None:
+    """The other process fails because its partner is gone; the run is not to blame."""
+    small["training"]["micro_batches"] = 2
+    small["arms"] = {"cosine": small["arms"]["cosine"]}
+    small["grid"] = {"duration": ["300 updates"], "seed": [0]}
+    isoloss.run(small, tmp_path / "one", workers=1, quiet=True)
+    store = tmp_path / "gang"
+    killed: list[int] = []
+
+    def kill() -> None:
+        until = time.monotonic() + 60
+        while sum(1 for _ in store.rglob("pieces/**/*.json")) < 5 and time.monotonic() < until:
+            time.sleep(0.01)
+        server = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            newest = max(psutil.Process(server).children(), key=lambda process: process.create_time())
+            newest.kill()
+            killed.append(newest.pid)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    said = io.StringIO()
+    results = isoloss.run(small, store, workers=1, processes=2, console=Console(file=said, width=300))
+    thread.join()
+    assert killed
+    assert {r.status for r in results.results} == {"done"}, results.failures
+    assert said.getvalue().count("its worker died (exit code -9)") == 1
+    keys = [row.end_key for row in Store(tmp_path / "one").pieces()]
+    one, gang = Store(tmp_path / "one"), Store(store)
+    assert {k: one.digest(k) for k in keys} == {k: gang.digest(k) for k in keys}
+    assert one.measurements(keys) == gang.measurements(keys)
+
+
+def test_activations_are_what_the_backward_pass_needs(small: dict[str, Any], tmp_path: Path) -> None:
+    """Closed form for two layers: input, what the second layer reads, log-probabilities, classes, one scalar."""
+    small["data"] = {"source": "blobs", "samples": 2000, "features": 6, "classes": 3}
+    small["evaluation"] = {"samples": 64}
+    small["model"] = {"family": "mlp", "depth": 1, "width": 16}
+    small["arms"] = {"cosine": small["arms"]["cosine"]}
+    small["grid"] = {"duration": ["20 updates"], "seed": [0]}
+
+    def of(batch: int, micro: int) -> Any:
+        study = copy.deepcopy(small)
+        study["training"] |= {"batch": f"{batch} samples", "micro_batches": micro}
+        (cell,) = expected(from_dict(study), Lowering())
+        return cell
+
+    for size in (16, 32):
+        assert activations(of(size, 1)) == size * (4 * 6 + 4 * 16 + 4 * 3 + 8) + 4
+    assert activations(of(64, 4)) == activations(of(16, 1))
+    one, four = of(64, 1), of(64, 4)
+    assert footprint([one, four]) == max(footprint([one]), footprint([four])) > PROGRAM
+    assert footprint([]) == PROGRAM
