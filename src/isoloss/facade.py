@@ -32,7 +32,8 @@ def run(
     under: Sequence[str | Path] = (),
     workers: int = 0,
     threads: int = 1,
-    processes: int = 1,
+    processes: int = 0,
+    shard: int = 0,
     budget: float | None = None,
     share: bool = True,
     quiet: bool = False,
@@ -42,8 +43,9 @@ def run(
 ) -> Results:
     """Train what ``store`` lacks for ``study`` and return its results; calling it again goes on where it stopped.
 
-    ``workers``: processes that train runs side by side (0: one a core). ``processes``: how many share the
-    micro-batches of one run. ``budget``: seconds after which nothing new begins. ``share=False`` trains every run
+    ``workers``: processes that train runs side by side (0: one a core). ``processes``: how many train
+    one run together, ``shard`` of them with one copy of its weights (0: as the study's ``training.parallel`` says).
+    ``budget``: seconds after which nothing new begins. ``share=False`` trains every run
     from its own beginning, as a check. ``on``: ``local`` or a Ray cluster (``ray``, ``ray:HOST:PORT``,
     ``ray://HOST:PORT``; docs/cluster.md), where every process is given ``gpus``.
 
@@ -51,7 +53,7 @@ def run(
     results.
     """
     made = as_study(study)
-    options = Options(workers, threads, processes, budget, share, quiet, on, gpus)
+    options = Options(workers, threads, processes, budget, share, quiet, on, gpus, shard)
     with on_path(made):
         opened, layers = _open(store, under)
         done = execute(made, opened, options, console=console, under=layers)

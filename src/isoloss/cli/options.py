@@ -29,7 +29,11 @@ Budget = Annotated[str | None, typer.Option("--budget", help="Stop after this ti
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Workers; 0: one a core, or all that a cluster holds.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads a process; part of the numerics.")]
 Processes = Annotated[
-    int, typer.Option("--processes", min=1, help="Processes that share the micro-batches of one run.")
+    int, typer.Option("--processes", min=0, help="Processes that train one run together; 0: as the study says.")
+]
+Shard = Annotated[
+    int,
+    typer.Option("--shard", min=0, help="Processes over which one copy of the weights lies; 0: as the study says."),
 ]
 On = Annotated[
     str,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from isoloss.cli.options import (
@@ -12,6 +14,7 @@ from isoloss.cli.options import (
     On,
     Out,
     Processes,
+    Shard,
     StorePath,
     StudyFile,
     Threads,
@@ -33,13 +36,19 @@ def run(
     budget: Budget = None,
     workers: Workers = 0,
     threads: Threads = 1,
-    processes: Processes = 1,
+    processes: Processes = 0,
+    shard: Shard = 0,
     on: On = "local",
     gpus: Gpus = 0.0,
     no_share: NoShare = False,
     json: Json = False,
 ) -> None:
     """Train what the store lacks, fit, compare and write the page; run it again to go on where it stopped."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":
+        from isoloss.execute import torchrun
+
+        torchrun.serve()  # for the driver, which is the first of the processes
+        return
     from rich.console import Console
 
     import isoloss
@@ -53,6 +62,7 @@ def run(
         workers=workers,
         threads=threads,
         processes=processes,
+        shard=shard,
         share=not no_share,
         on=on,
         gpus=gpus,

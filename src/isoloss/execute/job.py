@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from isoloss.execute.saving import Saver
 from isoloss.plan.lower import open_source
 from isoloss.plan.needs import Work
 from isoloss.recipe.errors import RunFailed, StateLost, StoreError
@@ -73,18 +74,25 @@ def execute(
         start = State(tensors, meta, {name: (side.state, side.meta) for name, side in sides.items()})
     held: list[int] = []
 
-    def emit(trained: Trained) -> None:
-        if layout is not None and layout.rank > 0:
-            return
+    def publish(trained: Trained) -> None:
         store.publish(_piece(segment, trained, job.data))
-        published(trained)
         if trained.end in job.pinned or phase.rule.lr.stationary or trained.end == segment.end:
             return
         held.append(trained.end)
         while len(held) > NEWEST:
             store.release(track.key(held.pop(0)))
 
-    train(segment, source, start, emit, halt=halt, progress=progress, layout=layout)
+    with Saver(publish, published) as saver:
+
+        def emit(trained: Trained) -> None:
+            if layout is None or layout.rank == 0:
+                saver.put(trained)
+
+        def on_the_way(offset: int, row: Row) -> None:
+            saver.look()
+            progress(offset, row)
+
+        train(segment, source, start, emit, halt=halt, progress=on_the_way, layout=layout)
     for offset in held:
         if store.has(track.key(segment.end)):
             store.release(track.key(offset))

@@ -18,6 +18,7 @@ from isoloss.execute import dispatch
 from isoloss.execute.dispatch import Message
 from isoloss.execute.job import Job
 from isoloss.execute.worker import Setting, main
+from isoloss.train.parallel.layout import ALONE, Parallel
 
 
 class Worker(dispatch.Worker):
@@ -58,7 +59,7 @@ class Worker(dispatch.Worker):
 
 
 class Pool(dispatch.Pool):
-    """``workers`` worker processes (each ``processes`` strong) on one store; use as a context."""
+    """``workers`` worker processes (each as many as ``parallel`` says) on one store; use as a context."""
 
     def __init__(
         self,
@@ -66,12 +67,12 @@ class Pool(dispatch.Pool):
         *,
         under: Sequence[Path | str] = (),
         workers: int = 2,
-        processes: int = 1,
+        parallel: Parallel = ALONE,
         threads: int = 1,
         paths: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.setting = Setting(str(store), tuple(map(str, under)), threads, tuple(paths), processes)
+        self.setting = Setting(str(store), tuple(map(str, under)), threads, tuple(paths), parallel)
         self.size = workers
         # One process imports what workers need; each worker is forked from it before any thread exists there.
         self._context = multiprocessing.get_context("forkserver")
@@ -112,20 +113,21 @@ class Pool(dispatch.Pool):
         processes: list[BaseProcess] = []
         pipes: list[Connection] = []
         for rank in range(world):
-            ours, theirs = self._context.Pipe()
-            process = self._context.Process(
-                target=main,
-                args=(theirs, self._halting, replace(self.setting, rank=rank, meeting=meeting)),
-                daemon=True,
-            )
-            with _without_main():
-                process.start()
-            theirs.close()
+            process, pipe = self.process(replace(self.setting, rank=rank, meeting=meeting, slot=len(self.workers)))
             processes.append(process)
-            pipes.append(ours)
+            pipes.append(pipe)
         worker = Worker(processes, pipes)
         self.workers.append(worker)
         return worker
+
+    def process(self, setting: Setting) -> tuple[BaseProcess, Connection]:
+        """One more process of this machine that serves, and the pipe to it."""
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=main, args=(theirs, self._halting, setting), daemon=True)
+        with _without_main():
+            process.start()
+        theirs.close()
+        return process, ours
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from isoloss.execute.ray_actor import PROBE, Actor, Expected, program
 from isoloss.execute.worker import Setting
 from isoloss.recipe.errors import StoreError, StudyError
 from isoloss.store import Store
+from isoloss.train.parallel.layout import ALONE, Parallel
 
 CALL = 1.0
 """Seconds that a call for news stays with an actor when nothing happens."""
@@ -157,7 +158,7 @@ class Pool(dispatch.Pool):
         *,
         under: Sequence[Path | str] = (),
         workers: int = 0,
-        processes: int = 1,
+        parallel: Parallel = ALONE,
         threads: int = 1,
         gpus: float = 0.0,
         memory: int = 0,
@@ -166,12 +167,12 @@ class Pool(dispatch.Pool):
         say: Callable[[str], None] = print,
     ) -> None:
         super().__init__()
-        self.setting = Setting(store.location, tuple(map(str, under)), threads, tuple(paths), processes)
+        self.setting = Setting(store.location, tuple(map(str, under)), threads, tuple(paths), parallel)
         self.need = {"CPU": float(threads), "GPU": gpus, "memory": float(memory)}
         self.asked_for = workers
         self.store, self.address, self.say = store, address, say
         self.expected = Expected(tuple(numerics), program(), f"{PROBE}/{secrets.token_hex(8)}")
-        self._environment = {k: v for record in numerics for k, v in record["environment"].items()}
+        self._environment = {k: v for record in numerics for k, v in record.get("environment", {}).items()}
         self._coming: list[_Coming] = []
         self._up: list[Worker] = []
         self._refused: dict[str, str] = {}

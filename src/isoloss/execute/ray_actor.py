@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from isoloss.execute.job import Job
-from isoloss.execute.worker import Setting, prepare, serve
+from isoloss.execute.worker import Setting, prepare, serve, transport
 from isoloss.recipe.errors import StoreError
 from isoloss.store import Store
 
@@ -46,7 +46,6 @@ class Actor:
         self._news: list[tuple[str, int, Any]] = []
         self._urgent = False
         self._meeting: Any = None
-        self._layout: Any = None
         self._store: Store | None = None
 
     def check(self, expected: Expected) -> tuple[str, str, str]:
@@ -67,12 +66,9 @@ class Actor:
         import torch.distributed as dist
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        from isoloss.train.parallel.layout import Layout
-
         world, rank = self.setting.world, self.setting.rank
         place = self._meeting or TCPStore(*meeting, world, is_master=False, wait_for_workers=False)
-        dist.init_process_group(_transport(), store=place, rank=rank, world_size=world)
-        self._layout = Layout(world, rank)
+        dist.init_process_group(transport(), store=place, rank=rank, world_size=world)
 
     @ray.method(concurrency_group="train")  # type: ignore[untyped-decorator]
     def train(self, job: Job) -> None:
@@ -80,7 +76,7 @@ class Actor:
         prepare(self.setting)  # the number of compute threads is a setting of the thread that trains
         if self._store is None:
             self._store = Store(self.setting.store, under=list(self.setting.under))
-        serve(job, self._store, self._layout, self._say, self._halting.is_set, SETTLING)
+        serve(job, self._store, self.setting.layout(), self._say, self._halting.is_set, SETTLING)
 
     def news(self, patience: float) -> list[tuple[str, int, Any]]:
         """What happened since the last call; comes back at once for what matters, else after ``patience`` seconds."""
@@ -109,12 +105,12 @@ class Actor:
 
 def unfit(setting: Setting, expected: Expected) -> str:
     """Why this process cannot serve a plan; empty where it can."""
-    from isoloss.train.numerics import detect
+    from isoloss.train.numerics import here as here_of
 
     if program() != expected.code:
         return "its isoloss is another one than the driver's"
     for planned in expected.numerics:
-        here = detect(planned["precision"], compiled=planned["compiled"], threads=planned["threads"])
+        here = here_of(planned)
         other = [
             f"{name} {here.get(name)!r} (planned: {planned.get(name)!r})"
             for name in sorted({*here, *planned})
@@ -144,10 +140,3 @@ def program() -> str:
 
 def _name() -> str:
     return f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
-
-
-def _transport() -> str:
-    """How the ranks of a gang exchange gradients."""
-    import torch
-
-    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
-from isoloss.execute import outside_weights
+from isoloss.execute import outside_weights, torchrun
 from isoloss.execute.dispatch import Pool
 from isoloss.execute.display import Display, matmul_peak
 from isoloss.execute.forecast import foretell
@@ -34,7 +35,8 @@ from isoloss.recipe.canonical import digest
 from isoloss.recipe.errors import RunFailed, StudyError, nearest
 from isoloss.store import Lease, Store
 from isoloss.study import Study
-from isoloss.train.parallel.layout import Layout
+from isoloss.train.numerics import device_kind
+from isoloss.train.parallel.layout import Parallel
 
 _RAY = re.compile(r"ray|ray:(local|auto)|ray:[^/:]+:[0-9]+|ray://[^/:]+:[0-9]+")
 BEAT = 5.0
@@ -46,10 +48,10 @@ class Options:
     """How to execute; nothing here is part of a key."""
 
     workers: int = 0
-    """Worker processes; 0: as many as there are cores, divided by ``threads`` and ``processes``."""
+    """Workers; 0: as many as there are cores (GPUs), divided by ``threads`` and the processes of each."""
     threads: int = 1
-    processes: int = 1
-    """Processes that share the micro-batches of one run."""
+    processes: int = 0
+    """Processes that train one run together; 0: as the study says."""
     budget: float | None = None
     """Seconds after which nothing new begins."""
     share: bool = True
@@ -58,6 +60,8 @@ class Options:
     """Where workers are: ``local``, or a Ray cluster (``execute.ray.connected`` has the forms of its address)."""
     gpus: float = 0.0
     """GPUs that a process is given; on Ray."""
+    shard: int = 0
+    """Processes over which one copy of the weights is sharded; 0: as the study says."""
 
     def __post_init__(self) -> None:
         if self.on != "local" and not _RAY.fullmatch(self.on):
@@ -68,9 +72,27 @@ class Options:
         if self.gpus and self.on == "local":
             raise StudyError(f"--gpus: found {self.gpus:g} with --on local; allowed: 0, or --on ray")
 
-    def resolved_workers(self) -> int:
+    def parallel(self, study: Study) -> Parallel:
+        """How processes share a run: ``processes`` and ``shard``, or what the study says."""
+        said = Parallel(**study.cells[0].config["training"]["parallel"])
+        shard = self.shard or said.shard
+        world = self.processes or (said.data * shard)
+        if torchrun.rank() is not None:
+            world = self.processes or torchrun.world()
+            if world != torchrun.world():
+                raise StudyError(f"--processes: found {world}; allowed: {torchrun.world()}, as torchrun has started")
+        if world % shard:
+            raise StudyError(f"--processes: found {world} with {shard} to a copy of the weights; allowed: a multiple")
+        return Parallel(world // shard, shard, said.checkpointing)
+
+    def resolved_workers(self, parallel: Parallel) -> int:
+        """How many workers train side by side on this machine."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self.workers or max(1, cores // (self.threads * self.processes))
+        if torchrun.rank() is not None:
+            return 1
+        if device_kind() == "cuda":
+            return self.workers or max(1, torch.cuda.device_count() // parallel.world)
+        return self.workers or max(1, cores // (self.threads * parallel.world))
 
 
 @dataclass
@@ -102,6 +124,7 @@ def execute(
     console = console or Console(stderr=True)
     lowering = Lowering(threads=options.threads, base=folder_of(study))
     memory = StoreMemory(store)
+    parallel = options.parallel(study)
     begun = time.monotonic()
     deadline = begun + options.budget if options.budget is not None else None
     failed: dict[str, str] = {}
@@ -112,7 +135,7 @@ def execute(
     # Every cell is lowered once before anything trains, those behind tuning too, so that all mistakes come first.
     cells = expected(study, lowering, alone=not options.share)
     for lowered in cells:
-        Layout(options.processes, 0).share(lowered.run.phases[0].rule.micro_batches)
+        parallel.layout().share(lowered.run.phases[0].rule.micro_batches)
 
     def done(work: Work) -> bool:
         """Whether another driver has trained and measured all of it since the plan was made."""
@@ -127,7 +150,7 @@ def execute(
 
     display = Display(console, peak=0.0 if options.quiet else matmul_peak(), quiet=options.quiet)
     with (
-        _pool(store, options, cells, under, [p for p in paths if p], console) as pool,
+        _pool(store, options, parallel, cells, under, [p for p in paths if p], console) as pool,
         _interruptible(pool, console),
         _Leases(store) as leases,
         display,
@@ -150,9 +173,9 @@ def execute(
                     cells,
                     memory,
                     store,
-                    workers=options.resolved_workers(),
+                    workers=options.resolved_workers(parallel),
                     threads=options.threads,
-                    processes=options.processes,
+                    processes=parallel.world,
                     paths=paths,
                 )
                 forecast.expect(works)
@@ -200,17 +223,20 @@ def execute(
 def _pool(
     store: Store,
     options: Options,
+    parallel: Parallel,
     cells: Sequence[Lowered],
     under: Sequence[str | Path],
     paths: Sequence[str],
     console: Console,
 ) -> Pool:
     """The workers that ``--on`` names."""
-    shape: dict[str, Any] = {"processes": options.processes, "threads": options.threads, "paths": paths}
+    shape: dict[str, Any] = {"parallel": parallel, "threads": options.threads, "paths": paths}
+    if torchrun.rank() is not None:
+        return torchrun.Pool(store.location, under=list(under), **shape)
     if options.on == "local":
         from isoloss.execute import local
 
-        return local.Pool(store.location, under=list(under), workers=options.resolved_workers(), **shape)
+        return local.Pool(store.location, under=list(under), workers=options.resolved_workers(parallel), **shape)
     try:
         from isoloss.execute import ray
     except ModuleNotFoundError as error:
@@ -225,7 +251,7 @@ def _pool(
         under=list(under),
         workers=options.workers,
         gpus=options.gpus,
-        memory=footprint(cells, options.processes),
+        memory=footprint(cells, parallel.world),
         numerics=list({digest(dict(c.run.numerics)): c.run.numerics for c in cells}.values()),
         say=lambda line: console.print(line, highlight=False),
         **shape,

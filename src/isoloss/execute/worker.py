@@ -18,6 +18,7 @@ from multiprocessing.synchronize import Event
 from typing import Any
 
 from isoloss.recipe.errors import IsolossError
+from isoloss.train.parallel.layout import ALONE, Layout, Parallel
 
 EVERY = 0.25
 """Seconds between progress messages."""
@@ -31,10 +32,24 @@ class Setting:
     under: tuple[str, ...]
     threads: int
     paths: tuple[str, ...]
-    world: int = 1
+    parallel: Parallel = ALONE
+    """How the processes of one worker share a run; of them this is ``rank``."""
     rank: int = 0
+    slot: int = 0
+    """Number of the worker on this machine: which GPUs it takes."""
     meeting: str | None = None
     """URL through which the processes of one worker find each other."""
+
+    @property
+    def world(self) -> int:
+        """Processes of one worker."""
+        return self.parallel.world
+
+    def layout(self) -> Layout:
+        """The place of this process among those of its worker."""
+        from isoloss.train.numerics import device_kind
+
+        return self.parallel.layout(self.rank, device_kind())
 
 
 def main(connection: Connection, halting: Event, setting: Setting) -> None:
@@ -42,14 +57,12 @@ def main(connection: Connection, halting: Event, setting: Setting) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prepare(setting)
     from isoloss.store import Store
-    from isoloss.train.parallel.layout import Layout
 
-    layout = None
     if setting.world > 1:
         import torch.distributed as dist
 
-        dist.init_process_group("gloo", setting.meeting, rank=setting.rank, world_size=setting.world)
-        layout = Layout(setting.world, setting.rank)
+        dist.init_process_group(transport(), setting.meeting, rank=setting.rank, world_size=setting.world)
+    layout = setting.layout()
     store = Store(setting.store, under=list(setting.under))
 
     def say(kind: str, number: int, payload: Any) -> None:
@@ -70,10 +83,20 @@ def prepare(setting: Setting) -> None:
     """Make a process fit to train: the user's modules, its memory, its threads."""
     sys.path[:0] = [path for path in setting.paths if path not in sys.path]
     from isoloss.models import keep_freed_memory
+    from isoloss.train.numerics import device_kind, use_gpu
     from isoloss.train.segment import use_threads
 
     keep_freed_memory()
     use_threads(setting.threads)
+    if device_kind() == "cuda":
+        use_gpu(int(os.environ.get("LOCAL_RANK", setting.slot * setting.world + setting.rank)))
+
+
+def transport() -> str:
+    """How the processes of one worker exchange tensors."""
+    from isoloss.train.numerics import device_kind
+
+    return "cpu:gloo,cuda:nccl" if device_kind() == "cuda" else "gloo"
 
 
 def serve(
@@ -104,7 +127,7 @@ def serve(
         say("piece", job.id, (piece.begin, piece.end, piece.diverged))
 
     def halt() -> bool:
-        if layout is None:
+        if layout.world == 1:
             return halting()
         import torch
         import torch.distributed as dist

@@ -28,8 +28,10 @@ from isoloss.train.evaluate import CHUNK
 from isoloss.train.loop import Trainer
 from isoloss.train.segment import use_threads
 
-SLICE = 0.5
-"""Seconds of updates that are timed of one job, at most."""
+SLICE = 0.3
+"""Seconds of updates that are timed of one job in one turn, at most."""
+TURNS = 2
+"""How often every job is measured, some time apart: what else the machine does comes and goes."""
 LEAST = 3
 """Updates that are timed of one job, at least."""
 _STILL = 1e-12
@@ -194,9 +196,9 @@ def _main() -> None:
     say(None)
     sys.stdin.buffer.readline()
     begun = time.monotonic()
-    slice = min(SLICE, limit / (2 * max(1, len(jobs))))
+    slice = min(SLICE, limit / (2 * TURNS * max(1, len(jobs))))
     pace = math.inf  # seconds a FLOP, of what was measured
-    for job in jobs:
+    for job in jobs * TURNS:
         left = limit - (time.monotonic() - begun)
         if left <= 0:
             return
@@ -204,7 +206,7 @@ def _main() -> None:
             continue
         timing = timed(job, slice)
         if timing is not None:
-            pace = min(pace, timing.update / job.flops)
+            pace = min(pace, timing.update / max(1.0, job.flops))
             say((job.name, asdict(timing)))
 
 

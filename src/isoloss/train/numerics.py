@@ -34,14 +34,16 @@ def device_kind(asked: str = "auto") -> str:
     return "cuda" if there and asked != "cpu" else "cpu"
 
 
-def detect(precision: str = "fp32", *, compiled: bool = False, threads: int = 1, device: str = "cpu") -> dict[str, Any]:
+def detect(
+    precision: str = "fp32", *, compiled: bool = False, threads: int = 1, device: str = "auto"
+) -> dict[str, Any]:
     """The numerics record of this process's machine.
 
     ``precision``: ``fp32``, ``bf16-autocast`` (fp32 weights, bf16 operations), ``bf16-master`` (bf16 weights
     and gradients, fp32 masters and moments) or ``fast``: ``bf16-master`` where the processor multiplies bf16,
     else ``fp32`` (docs/models.md has the measured table).
     """
-    if device == "cuda":
+    if device_kind(device) == "cuda":
         return _of_gpu("bf16-master" if precision == "fast" else precision, compiled)
     if precision == "fast":
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -84,8 +86,13 @@ def _of_gpu(precision: str, compiled: bool) -> dict[str, Any]:
 
 def here(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The record that this machine would give for what ``facts`` ask for."""
-    device = device_kind() if facts["device"] == "cuda" else "cpu"
+    device = "auto" if facts["device"] == "cuda" else "cpu"
     return detect(facts["precision"], compiled=facts["compiled"], threads=facts.get("threads", 1), device=device)
+
+
+def use_gpu(number: int) -> None:
+    """Make this process compute on one of the machine's GPUs, counted around."""
+    torch.cuda.set_device(number % torch.cuda.device_count())
 
 
 def use(facts: Mapping[str, Any]) -> torch.device:

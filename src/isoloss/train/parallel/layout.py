@@ -79,6 +79,10 @@ class Parallel:
         return Layout(self.world, rank, self.shard, self.checkpointing, device)
 
 
+ALONE = Parallel()
+"""One process."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """``world`` processes of which this is ``rank``; with more than one, ``torch.distributed`` is initialised."""
