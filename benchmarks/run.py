@@ -1,6 +1,6 @@
 """Every benchmark in turn, its table kept under benchmarks/results/ with what it ran on.
 
-python benchmarks/run.py [training planning store branch laws methods]
+python benchmarks/run.py [training planning estimates store branch laws methods]
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ HERE = Path(__file__).parent
 COMMANDS = {
     "training": [["training.py", "--loop"], ["training.py"]],
     "planning": [["planning.py"]],
+    "estimates": [["estimates.py"]],
     "store": [["store.py"]],
     "branch": [["branch.py"]],
+    "parallel": [["parallel.py"], ["parallel.py", "--saving"]],
+    "fan_out": [["fan_out.py"]],
+    "estimates": [["estimates.py"]],
     "laws": [["laws.py", "--write"]],
     "methods": [["methods.py", "--write"]],
 }

@@ -7,12 +7,9 @@ import copy
 import io
 import json
 import os
-import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +21,7 @@ import psutil
 import pytest
 from rich.console import Console
 from tests.conftest import SMALL
+from tests.execute.conftest import OBJECTS
 
 import isoloss
 from isoloss.execute.run import Options
@@ -32,31 +30,6 @@ from isoloss.store import Store
 
 ray = pytest.importorskip("ray", reason="the extra isoloss[ray] is not installed")
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
-
-# Ray reads its token once a process: all modules must have the same one, so it is set before any test begins.
-os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-OBJECTS = 80 * 2**20
-QUICK = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-"""A lost node shows after seconds, not after half a minute."""
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two nodes of one CPU each on this machine; the path is short because sockets lie under it."""
-    from ray.cluster_utils import Cluster
-
-    folder = Path(tempfile.mkdtemp(prefix="iso-"))
-    (folder / "ray").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", str(folder))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parents[2], *filter(None, sys.path)))))
-        head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": OBJECTS, "_system_config": QUICK}
-        made = Cluster(initialize_head=True, head_node_args=head | {"temp_dir": str(folder / "ray")})
-        made.add_node(num_cpus=1, object_store_memory=OBJECTS)
-        yield made
-        made.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def bits(store: Path) -> dict[str, Any]:
