@@ -117,7 +117,7 @@ def test_a_model_without_a_head_has_none_to_reset() -> None:
     assert "pretrain.head" in message and "no output head" in message and "allowed: keep" in message
 
 
-def test_another_tokenizer_with_as_many_tokens_is_told() -> None:
+def test_another_tokenizer_is_told_with_as_many_tokens_or_more() -> None:
     start = lowered(transfer()).run.start.model
     ids = np.arange(100, dtype=np.uint8) % 8
 
@@ -128,6 +128,9 @@ def test_another_tokenizer_with_as_many_tokens_is_told() -> None:
     check(given, (start, start), (source("tokenizer.json:aa"), source("tokenizer.json:aa")), list)
     with pytest.raises(StudyError, match=r"pretrain.data.tokenizer: .*tokenizer.json:aa against bytes.*same tokenizer"):
         check(given, (start, start), (source("tokenizer.json:aa"), source("bytes")), list)
+    larger = {**start, "vocabulary": 16}
+    with pytest.raises(StudyError, match="one token id would mean two things"):
+        check(given, (larger, start), (source("tokenizer.json:aa"), source("bytes")), list)
 
 
 def test_the_best_moment_of_an_average_is_not_known() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transfer_data import CLOSER, LAW, SIZES, TARGET, loss, planted, transferred
+from transfer_data import CLOSER, DATA, LAW, SIZES, TARGET, loss, planted, transferred
 
 from isoloss.laws.forms.transfer import TEXT
 from isoloss.worth.advise_transfer import advise
@@ -116,7 +116,7 @@ def test_cautions() -> None:
     inside = one(found, target_data=TARGET[1], params=SIZES[1])
     assert not any("extrapolated" in caution for caution in inside["cautions"])
     outside = one(found, target_data=1.6e6, params=SIZES[1])
-    assert any("D_F = 1.6e+06 is 10x outside of the measured 10000 to 160000" in c for c in outside["cautions"])
+    assert any("D_F = 1.6M is 10x outside of the measured 10k to 160k" in c for c in outside["cautions"])
 
 
 def test_two_sources_and_one_of_them() -> None:
@@ -129,9 +129,25 @@ def test_two_sources_and_one_of_them() -> None:
 
 def test_without_a_law_the_message_names_the_runs() -> None:
     found = answer(planted(0.002, sizes=SIZES[:1]))
-    with pytest.raises(ValueError, match="fine-tune on 800 and 8000 tokens at N = 80000 and 800000") as caught:
+    with pytest.raises(ValueError, match="fine-tune on 800 and 8k tokens at N = 80k and 800k") as caught:
         advise(found, **PLACE)
     assert "2 sizes N" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_without_a_law_for_a_short_curve_the_message_says_to_lengthen_it() -> None:
+    found = answer(planted(0.002, data=DATA[:2], target=TARGET[:2]))
+    with pytest.raises(ValueError, match="must be longer: 6 cells are worth more than the curve from scratch shows"):
+        advise(found, **PLACE)
+
+
+@pytest.mark.parametrize(("params", "sizes"), [(1.004e5, {1e5, 4e5}), (1.59e6, {1.6e5, 1.6e6}), (5e4, {5e4, 1e5})])
+def test_runs_are_suggested_at_two_sizes_and_a_rounded_one_is_the_measured_one(
+    params: float, sizes: set[float]
+) -> None:
+    advice = one(answer(planted(0.002)), params=params)
+    assert {r["N"] for r in advice["runs"][-1]["runs"]} == sizes and len(advice["runs"]) == 5
+    assert set(advice["runs"][-1]["needs_curves_at"]) == sizes - set(SIZES)
+    assert any("N = " in caution for caution in advice["cautions"]) == (params == 5e4)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

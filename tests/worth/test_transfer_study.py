@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 from tests.transfer_study import pretraining, transfer_study
 from tests.worth.transfer_data import CLOSER, LAW, planted, transferred
 
 import isoloss
+from isoloss import models
 from isoloss.recipe.errors import StudyError
 from isoloss.worth.advise_study import target_amount, transfer_advice
 from isoloss.worth.transfer import infinite_data, read_rows
@@ -87,17 +89,38 @@ def test_what_a_study_must_have(finished: Any, tmp_path: Path) -> None:
 
     assert study_transfer(made(), "tokens")[0] is not None
     one_size = made(grid={"seed": [0, 1]})
-    assert study_transfer(one_size, "tokens") == (None, [])
-    with pytest.raises(StudyError, match=r"arm with pretrain, an arm without, and two sizes of data"):
+    (short,) = study_transfer(one_size, "tokens")[1]
+    assert study_transfer(one_size, "tokens")[0] is None and "curve of scratch is too short to invert" in short
+    with pytest.raises(StudyError, match=r"two or more in data\.size"):
         transfer_advice(one_size, target_data="300 tokens", params=1e3)
     without = made(arms={"scratch": {}, "other": {"training": {"clip": None}}})
     assert study_transfer(without, "tokens") == (None, [])
+    with pytest.raises(StudyError, match=r"an arm with pretrain or init, an arm without, and two sizes of data"):
+        transfer_advice(without, target_data="300 tokens", params=1e3)
     # A size that only the fine-tuned arm has is an answer in words, not an accident.
     odd = made(arms={**STUDY["arms"], "wide": {**STUDY["arms"]["near"], "model": {"width": 16}}})
     found, said = study_transfer(odd, "tokens")
     assert found is None and "no answer" in said[0] and "no run from scratch has" in said[0]
     ends = made(evaluation={"tokens": 512})
     assert any("judged at their end" in caveat for caveat in study_transfer(ends, "tokens")[1])
+
+
+@pytest.mark.multiprocess
+def test_weights_of_a_file_are_a_source_whose_cost_and_data_are_not_known(tmp_path: Path) -> None:
+    study = copy.deepcopy(STUDY)
+    made = models.build(study["model"], vocabulary=8, context=32, seed=77)
+    save_file({name: value.contiguous() for name, value in made.state_dict().items()}, tmp_path / "w.safetensors")
+    study["grid"] = {"data.size": ["320 tokens", "1280 tokens"], "seed": [0, 1, 2]}
+    study["arms"] = {"scratch": {}, "given": {"init": {"weights": str(tmp_path / "w.safetensors")}}}
+    results = isoloss.run(study, tmp_path / "store", workers=2, quiet=True)
+    given = rows_of(results)
+    assert given is not None and (given.scratch, given.others) == ("scratch", ())
+    assert {row.arm for row in given.rows} == {"scratch", "given"} and all(r.C_pretrain is None for r in given.rows)
+    found, said = study_transfer(results, "tokens")
+    assert found is not None and found["sources"] == ["given"] and len(found["cells"]) == 2
+    assert any("pre-training data of given holds target data could not be checked" in caveat for caveat in said)
+    assert all(v["equal_loss"]["free"] and v["equal_loss"]["charged"] is None for v in found["compute"])
+    assert 'id="transfer"' in isoloss.report(results.answer(), tmp_path / "page").read_text(encoding="utf-8")
 
 
 def test_advice_is_one_sentence_that_follows_the_measurements() -> None:

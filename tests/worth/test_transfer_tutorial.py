@@ -46,7 +46,7 @@ def test_from_a_folder_of_text_to_advice(tmp_path: Path) -> None:
     html = (tmp_path / "mine.report" / "index.html").read_text(encoding="utf-8")
     found = json.loads((tmp_path / "mine.report" / "result.json").read_text())["transfer"]
     assert 'id="transfer"' in html and found["advice"] in re.sub(r"\s+", " ", ran)
-    assert "30000 tokens with N = 25000 should be worth" in advised and "helps more" in advised
+    assert "30k tokens with N = 25k should be worth" in advised and "helps more" in advised
     told = json.loads(
         subprocess.run(
             [*commands[-1].split(), "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True

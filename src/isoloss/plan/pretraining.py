@@ -21,6 +21,12 @@ def check(
     ``given``: the mapping ``pretrain``; ``starts``, ``sources``: model records and data of the earlier training, then
     of the run; ``tensors``: names of the model's trained tensors.
     """
+    there, here = (source.describe().get("tokenizer") for source in sources)
+    if here and there and here != there:
+        raise StudyError(
+            f"pretrain.data.tokenizer: one token id would mean two things ({_short(there)} against {_short(here)} of "
+            "data); allowed: data of the same tokenizer"
+        )
     theirs, ours = starts
     differ = [name for name in ("vocabulary", "context", "shape") if ours.get(name) != theirs.get(name)]
     if differ:
@@ -28,12 +34,6 @@ def check(
         raise StudyError(
             f"pretrain.data: the model would have other tensors ({found}); allowed: data of the same tokenizer or "
             "number of classes, context and shape"
-        )
-    there, here = (source.describe().get("tokenizer") for source in sources)
-    if here and there and here != there:
-        raise StudyError(
-            f"pretrain.data.tokenizer: one token id would mean two things ({_short(there)} against {_short(here)} of "
-            "data); allowed: data of the same tokenizer"
         )
     if given["head"] == "reset" and not any(map(models.in_head, tensors())):
         raise StudyError(

@@ -100,13 +100,13 @@ def _cell(cell: Json) -> Json:
 
 
 def _size(size: Json) -> Json:
-    value, interval = bounded(size["D_infinite"])
-    return {
-        "size": formats.short(size["N"]),
-        "infinite": value,
-        "interval": interval,
-        "note": size["D_infinite"]["note"],
-    }
+    found = size["D_infinite"]
+    value, interval = bounded(found)
+    if value == formats.ABSENT:
+        value = "" if found["low"] is None else f"at least {formats.short(found['low'])}"
+    known = f"{value} {interval}".strip()
+    note = f"({found['note']})" if known and found["note"] else found["note"]
+    return {"size": formats.short(size["N"]), "infinite": f"{known} {note}".strip()}
 
 
 def _law(law: Json, style: Style) -> Json:
@@ -125,7 +125,9 @@ def _law(law: Json, style: Style) -> Json:
             }
             for name, route in routes
         ],
-        "left_out": formats.listing(f"{count} {reason}" for reason, count in law["left_out"].items()),
+        "left_out": formats.listing(
+            f"{count} cell{'s' if count != 1 else ''} ({reason})" for reason, count in law["left_out"].items()
+        ),
     }
 
 
@@ -163,7 +165,7 @@ def _compute(entry: Json, look: Look) -> Json:
         "free": free,
         "charged": charged,
         "uses": f"{entry['uses']:g}",
-        "pays": "never" if loss.get("never") else pays,
+        "pays": "not resolved" if not loss.get("resolved", True) else "never" if loss.get("never") else pays,
         "equal": f"{formats.ratio(equal['ratio'])} {formats.interval(equal['low'], equal['high'])}".strip()
         if equal
         else formats.ABSENT,

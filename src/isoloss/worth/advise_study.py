@@ -31,8 +31,8 @@ def transfer_advice(
     found, said = study_transfer(results, "tokens" if origin.kind == "tokens" else "samples")
     if found is None:
         nothing = (
-            "advise transfer: no finished runs ask what pre-training is worth; needed: an arm with pretrain, an arm "
-            "without, and two sizes of data (data.size in the grid)"
+            "advise transfer: no finished runs ask what pre-training is worth; needed: an arm with pretrain or init, "
+            "an arm without, and two sizes of data (data.size in the grid)"
         )
         raise StudyError(said[0] if said else nothing)
     try:

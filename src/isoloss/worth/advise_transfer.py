@@ -20,6 +20,7 @@ from isoloss.recipe.errors import nearest
 from isoloss.worth.compare import LEVEL
 from isoloss.worth.transfer import regime
 from isoloss.worth.transfer_law import Model, restored
+from isoloss.worth.transfer_text import amount
 
 SHARES = (0.01, 0.1)
 """Shares of the target data at which runs are cheap and tell most (Hernandez et al. 2021, discussion)."""
@@ -27,6 +28,9 @@ STEP = 10.0
 """Factor by which more data and more parameters are compared."""
 REPLICATES = 1000
 LEAST_NOISE = 1e-3
+CLOSE = 0.02
+"""A planned size this near to a measured one is that size: printed sizes are rounded."""
+BEYOND = "more than the curve from scratch"
 VERDICTS = {
     "data": "more data helps more",
     "size": "a larger model helps more",
@@ -63,10 +67,13 @@ def advise(
     usable = [law for law in chosen if not law["reason"]]
     if not usable:
         told = "; ".join(f"{law['source']}: {law['reason']}" for law in chosen)
-        data = " and ".join(f"{share * target_data:g}" for share in SHARES)
+        data = " and ".join(amount(share * target_data) for share in SHARES)
+        # Cells that lie beyond the curve count as soon as it is longer.
+        beyond = max((law["left_out"].get(BEYOND, 0) for law in chosen), default=0)
+        longer = f", which must be longer: {beyond} cells are worth {BEYOND} shows" if beyond else ""
         raise ValueError(
             f"advise transfer: no law of transfer to advise from ({told}); fine-tune on {data} {found['unit']} "
-            f"at N = {params / STEP:g} and {params:g}, with the curves from scratch of both sizes"
+            f"at N = {amount(params / STEP)} and {amount(params)}, with the curves from scratch of both sizes{longer}"
         )
     advice = [_advice(found, law, target_data, params, seeds, step) for law in usable]
     record: dict[str, Any] = {"unit": found["unit"], "level": LEVEL, "target_data": target_data, "params": params}
@@ -167,9 +174,11 @@ def _runs(law: Mapping[str, Any], D: float, N: float, seeds: int) -> list[dict[s
     """Candidate runs, best first: the expected interval of the multiplier before and after, by simulation."""
     measured = [tuple(cell) for cell in law["design"]]
     sizes = {cell[0] for cell in measured}
+    near = min(sizes, key=lambda size: abs(math.log(size / N)))
+    N = near if abs(math.log(near / N)) < CLOSE else N
     # A smaller size is cheap; one that is measured has its curve from scratch already.
-    smaller = max(N / STEP, min(sizes)) if min(sizes) < N else min(sizes)
-    candidates = [(size, share * D) for size in sorted({smaller, N}) for share in SHARES]
+    other = max(N / STEP, min(sizes)) if min(sizes) < N else min(size for size in sizes if size > N)
+    candidates = [(size, share * D) for size in sorted({other, N}) for share in SHARES]
     noise = max(law["scatter"] if law["noise"] is None else law["noise"], LEAST_NOISE)
     # The logit form is the same law with the same noise, and its alpha may have any sign.
     parameters = {
@@ -218,18 +227,23 @@ def _cautions(found: Mapping[str, Any], law: Mapping[str, Any], D: float, N: flo
     said = []
     for name, value in (("D_F", D), ("N", N)):
         low, high = law["range"][name]
-        if not low <= value <= high:
+        if not low * (1 - CLOSE) <= value <= high * (1 + CLOSE):
             far = value / high if value > high else low / value
-            said.append(f"{name} = {value:g} is {far:.3g}x outside of the measured {low:g} to {high:g}: extrapolated")
+            said.append(
+                f"{name} = {amount(value)} is {far:.3g}x outside of the measured {amount(low)} to {amount(high)}: "
+                "extrapolated"
+            )
     nearby = min(found["sizes"], key=lambda s: abs(math.log(s["N"] / N)))
     where = regime(D, nearby["D_infinite"])
     if where == "beyond":
-        said.append(f"{D:g} is more than 10 % of D(N) at N = {nearby['N']:g}: the law may overstate transfer there")
+        said.append(
+            f"{amount(D)} is more than 10 % of D(N) at N = {amount(nearby['N'])}: the law may overstate transfer there"
+        )
     ossified = [c for c in found["cells"] if c["source"] == law["source"] and c["ossified"]]
     if ossified:
         first = min(c["D_F"] for c in ossified)
-        said.append(f"ossification was found from D_F = {first:g} on: compare with training from scratch")
-    if law["left_out"].get("more than the curve from scratch"):
+        said.append(f"ossification was found from D_F = {amount(first)} on: compare with training from scratch")
+    if law["left_out"].get(BEYOND):
         said.append("cells beyond the curve from scratch are left out of the law, so it is a low estimate")
     return said
 
@@ -247,7 +261,7 @@ def _disagreement(helps: str, loss: Mapping[str, Any] | None) -> list[str]:
 def _sentences(one: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     step, unit = record["step"], record["unit"]
     said = [
-        f"{one['source']}: {record['target_data']:g} {unit} with N = {record['params']:g} should be worth "
+        f"{one['source']}: {amount(record['target_data'], unit)} with N = {amount(record['params'])} should be worth "
         f"{_value(one['multiplier'])}x as much from scratch."
     ]
     gains = (
@@ -263,12 +277,15 @@ def _sentences(one: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     best, everything = one["runs"][0], one["runs"][-1]
     run = best["runs"][0]
     said.append(
-        f"{one['source']}: to sharpen this most, fine-tune N = {run['N']:g} on {run['D_F']:g} {unit} with "
-        f"{best['seeds']} seeds: the ends of the interval come from {best['before']:.3g}x to {best['after']:.3g}x "
-        f"apart; all {len(everything['runs'])} suggested runs give {everything['after']:.3g}x."
+        f"{one['source']}: to sharpen this most, fine-tune N = {amount(run['N'])} on {amount(run['D_F'], unit)} with "
+        f"{best['seeds']} seeds: by simulation, the ends of the law's own interval (without the scatter of single "
+        f"cells) come from {best['before']:.3g}x to {best['after']:.3g}x apart; all {len(everything['runs'])} "
+        f"suggested runs give {everything['after']:.3g}x."
     )
     if best["needs_curves_at"]:
-        said.append(f"{one['source']}: that needs the curve from scratch at N = {best['needs_curves_at'][0]:g} too.")
+        said.append(
+            f"{one['source']}: that needs the curve from scratch at N = {amount(best['needs_curves_at'][0])} too."
+        )
     return said + [f"{one['source']}: {caution}." for caution in one["cautions"]]
 
 

@@ -58,6 +58,7 @@ def answer(results: Results, *, command: str) -> dict[str, Any]:
         "isoloss": _version(),
         "level": LEVEL,
         "seconds": results.seconds,
+        "estimates": results.estimates,
         "provenance": _provenance(results, store),
         "units": units,
         "arms": [_arm(results, name) for name in results.variants()],

@@ -91,6 +91,8 @@ class Results:
     stopped: bool = False
     trained: int = 0
     replayed: int = 0
+    estimates: dict[str, Any] | None = None
+    """Predicted and actual time of the run that gave these results; None where nothing was trained for them."""
 
     def answer(self, command: str = "isoloss.run") -> dict[str, Any]:
         """Everything there is to say as JSON types: what the page shows."""

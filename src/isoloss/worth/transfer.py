@@ -136,7 +136,7 @@ def answer(
         "cells": cells,
         "laws": [_law(source, usable[source], left_out[source]) for source in sources],
         "between_sources": [_between(a, b, usable) for a, b in combinations(sources, 2)],
-        "compute": compute_view(table, scratch, cells, curves, uses),
+        "compute": compute_view(table, scratch, cells, uses),
     }
     return answered | {"text": sentences(answered)}
 
@@ -194,12 +194,14 @@ def infinite_data(rows: Sequence[Row]) -> Interval:
 
     Beyond the largest data it is "more than" that: a floor that was not approached is not known. The curve itself gives
     a lower bound without any law: infinite data do at least as well as the largest data, so D(N) is not below the data
-    for 99 % of that performance.
+    for 99 % of that performance. Where the sizes are too few for the law, this bound is all.
     """
     D = sorted({row.D_F for row in rows})
     found: Interval = dict.fromkeys(("value", "bound", "low", "high")) | {"side": "", "open": "", "note": ""}
     if len(D) < FEWEST_FOR_FLOOR:
-        return found | {"note": f"{len(D)} sizes of data: {FEWEST_FOR_FLOOR} are the fewest for the loss at infinity"}
+        note = f"no estimate from {len(D)} sizes of data, {FEWEST_FOR_FLOOR} are the fewest"
+        least = _least(rows) if len(D) > 1 else 0.0
+        return found | {"note": note} | ({"low": least, "open": "high"} if least > D[0] else {})
     points = Points(D=[row.D_F for row in rows], loss=[row.loss for row in rows], cluster=[row.seed for row in rows])
     odds = PERFORMANCE / (1.0 - PERFORMANCE)
 

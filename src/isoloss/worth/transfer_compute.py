@@ -2,7 +2,8 @@
 
 At equal loss: FLOPs from scratch at D_E over those of the fine-tuning, and after how many fine-tunings the
 pre-training has paid for itself. At equal FLOPs: the best measured loss from scratch on no more target data that costs
-no more. Nothing is extrapolated: both views use measured runs, or stay empty.
+no more. Nothing is extrapolated: both views use measured runs, or stay empty. Intervals hold the uncertainty of D_E and
+the seeds' scatter of the costs, which early stopping makes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoloss.worth.compare import monotone
-from isoloss.worth.effective import ScratchCurve, paired
+from isoloss.worth.effective import paired
 
 if TYPE_CHECKING:
     from isoloss.worth.transfer import Row
@@ -24,7 +25,6 @@ def compute_view(
     table: Sequence[Row],
     scratch: str,
     cells: Sequence[Mapping[str, Any]],
-    curves: Mapping[float, ScratchCurve],
     uses: float,
 ) -> list[dict[str, Any]]:
     """One record a cell whose runs say what they cost. Raises ValueError for `uses` not above 0."""
@@ -39,7 +39,7 @@ def compute_view(
             continue
         record: dict[str, Any] = {"source": cell["source"], "N": cell["N"], "D_F": cell["D_F"], "C": spent}
         record |= {"C_pretrain": before, "uses": uses}
-        record["equal_loss"] = _equal_loss(table, scratch, cell, curves[cell["N"]], spent, before, uses)
+        record["equal_loss"] = _equal_loss(table, scratch, cell, own, spent, before, uses)
         record["equal_flops"] = _equal_flops(table, scratch, cell, own, spent, before, uses)
         found.append(record)
     return found
@@ -49,7 +49,7 @@ def _equal_loss(
     table: Sequence[Row],
     scratch: str,
     cell: Mapping[str, Any],
-    curve: ScratchCurve,
+    own: Sequence[Row],
     spent: float,
     before: float | None,
     uses: float,
@@ -65,26 +65,44 @@ def _equal_loss(
 
     D_E = cell["D_E"]
     needed = {name: from_scratch(D_E[name]) for name in ("value", "low", "high", "bound")}
-    charged = None if before is None else spent + before / uses
+    there = _at(table, scratch, cell["N"], D_E["bound"] if D_E["value"] is None else D_E["value"])
 
-    def over(cost: float | None) -> dict[str, Any] | None:
+    def over(cost: float | None, added: float = 0.0) -> dict[str, Any] | None:
         if not cost:
             return None
-        ratios = {name: None if v is None else v / cost for name, v in needed.items()}
+        costs = paired(there, {r.seed: r.C + added for r in own if r.C is not None})
+        wider = 1.0 if costs.high is None else costs.high / costs.ratio
+        factors = {"value": 1.0, "low": 1.0 / wider, "high": wider, "bound": 1.0}
+        ratios = {name: None if v is None else v / cost * factors[name] for name, v in needed.items()}
         return {**ratios, "side": D_E["side"], "open": D_E["open"]}
 
-    saved = None if needed["value"] is None else needed["value"] - spent
-    least = None if needed["bound"] is None or D_E["side"] != "more" else needed["bound"] - spent
+    def above(cost: float | None) -> float | None:
+        # One rounding is no saving.
+        return None if cost is None else 0.0 if math.isclose(cost, spent, rel_tol=1e-9) else cost - spent
+
+    saved = above(needed["value"])
+    least = above(needed["bound"]) if D_E["side"] == "more" else None
+    charge = None if before is None else before / uses
     uses_needed = before / saved if before is not None and saved is not None and saved > 0 else None
     at_most = before / least if before is not None and least is not None and least > 0 else None
+    free = over(spent)
     return {
         "C_scratch": needed["value"],
-        "free": over(spent),
-        "charged": over(charged),
+        "free": free,
+        "charged": None if charge is None else over(spent + charge, charge),
         "break_even_uses": uses_needed,
         "break_even_at_most": at_most,
         "never": saved is not None and saved <= 0,
+        "resolved": free is None or _resolved(free),
     }
+
+
+def _resolved(free: Mapping[str, Any]) -> bool:
+    """Whether it is known on which side of 1 a ratio lies; a ratio without an interval is taken as it is."""
+    low, high = free["low"], free["high"]
+    if free["side"] or (low is None and high is None and not free["open"]):
+        return True
+    return (low is not None and low > 1) or (high is not None and high < 1)
 
 
 def _equal_flops(
@@ -126,6 +144,19 @@ def _costs(table: Sequence[Row], scratch: str, N: float) -> dict[float, float] |
     mean = np.log([np.mean([row.C for row in rows if at == row.D_F]) for at in D])
     # Where training stops early is noisy, and more data never costs less to learn from.
     return dict(zip(D, np.exp(-monotone(-mean)).tolist(), strict=True))
+
+
+def _at(table: Sequence[Row], scratch: str, N: float, D: float) -> dict[str, float]:
+    """FLOPs from scratch at D by seed, between its own runs."""
+    logs: dict[str, dict[float, float]] = {}
+    for row in table:
+        if row.arm == scratch and row.N == N and row.C is not None:
+            logs.setdefault(row.seed, {})[math.log(row.D_F)] = math.log(row.C)
+    found = {}
+    for seed, costs in logs.items():
+        x = sorted(costs)
+        found[seed] = math.exp(float(np.interp(math.log(D), x, [costs[at] for at in x])))
+    return found
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

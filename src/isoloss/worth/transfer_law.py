@@ -112,7 +112,8 @@ def law(cells: Sequence[Cell]) -> dict[str, Any]:
 
     "direct": least squares in log D_T; "logit": the fraction D_T / D_E on the logit scale, robust (Huber), with the
     cluster bootstrap of `isoloss.laws` over roots; "fit of fits": one slope beta, N* for each D_F, then N*(D_F), with
-    equal weight for each D_F. k, alpha, beta of the record are those of the direct route.
+    equal weight for each D_F. Scatter of the cells around the law widens all three. k, alpha, beta of the record are
+    those of the direct route.
     """
     found = model(cells)
     direct = _named([found.interval(unit) for unit in np.eye(3)])
@@ -125,7 +126,7 @@ def law(cells: Sequence[Cell]) -> dict[str, Any]:
             "N": [min(c.N for c in cells), max(c.N for c in cells)],
             "D_F": [min(c.D_F for c in cells), max(c.D_F for c in cells)],
         },
-        "routes": {"direct": direct, "logit": _logit(cells), "fit of fits": _two_stages(cells, found)},
+        "routes": {"direct": direct, "logit": _logit(cells, found), "fit of fits": _two_stages(cells, found)},
         "theta": found.theta.tolist(),
         "by_root": found.by_root.tolist(),
         "gram": found.gram.tolist(),
@@ -227,24 +228,33 @@ def _by_root(cells: Sequence[Cell], roots: Sequence[str]) -> Array:
 def _two_stages(cells: Sequence[Cell], found: Model) -> dict[str, dict[str, float | None]]:
     """Fit of fits of each root's cells: it is linear in the logits, so the mean over roots is that of the means."""
     D_F, N = (np.array(v, float) for v in ([c.D_F for c in cells], [c.N for c in cells]))
-    thetas = []
-    for row in _by_root(cells, found.roots):
+
+    def theta(row: Array) -> Array:
         logit = row - np.log(D_F)
         # Shares that round to 1 would be refused; the fit is linear, so a common shift only moves log k.
         shift = float(logit.mean())
         got = fit_of_fits(D_F, N, 1.0 / (1.0 + np.exp(-np.clip(logit - shift, -30.0, 30.0))))
-        thetas.append([math.log(got["k"]) + shift, got["alpha"], got["beta"]])
-    table = np.array(thetas)
+        return np.array([math.log(got["k"]) + shift, got["alpha"], got["beta"]])
+
+    table = np.array([theta(row) for row in _by_root(cells, found.roots)])
     mean = table.mean(axis=0)
     if len(table) < FEWEST_SEEDS:
         return _named([(float(m), None, None) for m in mean])
     half = student(len(table) - 1) * table.std(axis=0, ddof=1) / math.sqrt(len(table))
+    y = np.log([c.D_T for c in cells])
+    weights = np.array([theta(y + one) for one in np.eye(len(cells))]) - theta(y)
+    half = np.hypot(half, _beyond(found, np.sqrt((weights**2).sum(axis=0))))
     return _named([(float(m), float(m - h), float(m + h)) for m, h in zip(mean, half, strict=True)])
 
 
-def _logit(cells: Sequence[Cell]) -> dict[str, Any]:
-    """The logit form by `isoloss.laws`, roots as clusters."""
-    roots = sorted({root for c in cells for root in c.parts})
+def _beyond(found: Model, weights: Array) -> Array:
+    """Half-widths (3,) from the scatter of the cells; weights: norms of the estimates as functions of log D_T."""
+    return np.asarray(student(max(found.cells - 3, 1)) * found.scatter * weights)
+
+
+def _logit(cells: Sequence[Cell], found: Model) -> dict[str, Any]:
+    """The logit form by `isoloss.laws`, roots as clusters; scatter counts with the weights of least squares."""
+    roots = found.roots
     log_T = _by_root(cells, roots)
     rows = [(c, root, log_T[i, j]) for i, root in enumerate(roots) for j, c in enumerate(cells)]
     # The form is linear in the logit: a common shift of all logits moves log k alone and keeps shares off 0 and 1.
@@ -256,7 +266,7 @@ def _logit(cells: Sequence[Cell]) -> dict[str, Any]:
         fraction=1.0 / (1.0 + np.exp(-np.clip(logits - shift, -30.0, 30.0))),
         cluster=[root for _, root, _ in rows],
     )
-    delta = 1.345 * max(_noise(cells, roots) or 0.0, 1e-3)
+    delta = 1.345 * max(math.hypot(_noise(cells, roots) or 0.0, found.scatter), 1e-3)
     try:
         got = fit(points, "transfer-fraction", cluster="cluster", delta=delta)
         estimate = {"k": _exp(math.log(got.parameters["k"]) + shift), "alpha": got.derived["alpha"]}
@@ -264,10 +274,19 @@ def _logit(cells: Sequence[Cell]) -> dict[str, Any]:
         ends: dict[str, tuple[float | None, float | None]] = dict.fromkeys(NAMES, (None, None))
         if len(roots) >= FEWEST_SEEDS:
             draws = got.bootstrap(DRAWS)
-            for name in NAMES:
+            for name, extra in zip(NAMES, _beyond(found, np.sqrt(np.diag(found.gram))), strict=True):
                 interval = draws.interval(name, LEVEL)
-                scale = math.exp(shift) if name == "k" else 1.0
-                ends[name] = (interval.low * scale, interval.high * scale)
+                if name == "k":
+                    middle, low, high = (math.log(max(v, 1e-300)) for v in (got.parameters["k"], *interval))
+                    low, high = _widened(middle, low, high, extra)
+                    ends[name] = (_exp(low + shift), _exp(high + shift))
+                else:
+                    ends[name] = _widened(estimate[name], interval.low, interval.high, extra)
     except LawError as error:
         return {"note": str(error)}
     return {name: {"estimate": estimate[name], "low": ends[name][0], "high": ends[name][1]} for name in NAMES}
+
+
+def _widened(middle: float, low: float, high: float, extra: float) -> tuple[float, float]:
+    """An interval around an estimate with an independent half-width beside its own."""
+    return middle - math.hypot(middle - low, extra), middle + math.hypot(high - middle, extra)

@@ -43,16 +43,12 @@ class Rows:
 def rows_of(results: Results) -> Rows | None:
     """The finished runs of a study as rows for `worth.transfer.answer`; None without the transfer question.
 
-    The question is there with an arm that goes on from pre-training, one that does not (the baseline, or else the
-    first), and two sizes of target data from scratch. C is counted up to the moment that is judged.
+    The question is there with an arm that goes on from pre-training or begins with weights of a file, one that does
+    neither (the baseline, or else the first), and two sizes of target data from scratch. C is counted up to the moment
+    that is judged; what the training of a file has cost is not known.
     """
-    done = [r for r in results.results if r.status == "done" and not r.extra]
-    sources = {r.arm for r in done if r.C_pretrain > 0}
-    plain = [arm for arm in dict.fromkeys(r.arm for r in done) if arm not in sources]
-    if not sources or not plain:
-        return None
-    scratch = results.study.baseline if results.study.baseline in plain else plain[0]
-    if len({r.unique for r in done if r.arm == scratch}) < 2:
+    done, outside, sources, scratch = _families(results)
+    if scratch is None or len({r.unique for r in done if r.arm == scratch}) < 2:
         return None
     places: dict[tuple[str, int, int, str], list[Result]] = {}
     for r in done:
@@ -63,10 +59,23 @@ def rows_of(results: Results) -> Rows | None:
         best = min(runs, key=lambda r: (r.loss_a if r.loss_a is not None else float("inf"), r.name))
         assert best.loss is not None
         spent = best.fixed_flops + (best.C - best.fixed_flops) * best.best / best.S
-        rows.append(transfer.Row(arm, N, unique, seed, best.loss, spent, best.C_pretrain if arm in sources else None))
+        before = best.C_pretrain if arm in sources and arm not in outside else None
+        rows.append(transfer.Row(arm, N, unique, seed, best.loss, spent, before))
         if best.best == max(r.S for r in runs):
             falling.append(rows[-1])
-    return Rows(tuple(rows), scratch, tuple(arm for arm in plain if arm != scratch), tuple(falling))
+    others = (arm for arm in dict.fromkeys(r.arm for r in done) if arm not in {*sources, scratch})
+    return Rows(tuple(rows), scratch, tuple(others), tuple(falling))
+
+
+def _families(results: Results) -> tuple[list[Result], set[str], set[str], str | None]:
+    """Finished runs; arms that begin with weights of a file, those with any earlier training, and the reference arm."""
+    done = [r for r in results.results if r.status == "done" and not r.extra]
+    outside = {p.cell.arm for p in results.stage.planned if p.lowered.weights}
+    sources = {r.arm for r in done if r.C_pretrain > 0 or r.arm in outside}
+    plain = [arm for arm in dict.fromkeys(r.arm for r in done) if arm not in sources]
+    if not sources or not plain:
+        return done, outside, sources, None
+    return done, outside, sources, results.study.baseline if results.study.baseline in plain else plain[0]
 
 
 def study_transfer(results: Results, unit: str) -> tuple[dict[str, Any] | None, list[str]]:
@@ -76,7 +85,12 @@ def study_transfer(results: Results, unit: str) -> tuple[dict[str, Any] | None, 
     """
     given = rows_of(results)
     if given is None:
-        return None, []
+        scratch = _families(results)[-1]
+        short = (
+            f"What pre-training is worth in data is not answered: the curve of {scratch} is too short to invert, it "
+            "has one size of target data; allowed: two or more in data.size."
+        )
+        return None, [short] if scratch else []
     met = contamination(results, given)
     said = [*_objections(results, given), *_repeats(met)]
     try:
@@ -108,7 +122,8 @@ def contamination(results: Results, given: Rows) -> list[dict[str, Any]]:
 
 
 def _overlaps(lowered: Lowered) -> dict[str, Any] | None:
-    assert lowered.before is not None
+    if lowered.before is None or lowered.weights:  # what a file was trained on is not known
+        return None
     earlier, own = open_source(lowered.before.data), open_source(lowered.data)
     context = int(lowered.run.start.model["context"])
     key = (earlier.digest, own.digest, context)
@@ -139,10 +154,15 @@ def _objections(results: Results, given: Rows) -> list[str]:
     if all(p.lowered.select == "end" for p in results.stage.planned):
         said.append("Runs are judged at their end: evaluation.select: best would stop each where part A is lowest.")
     elif given.still_falling:
-        arms = ", ".join(dict.fromkeys(row.arm for row in given.still_falling))
+        places = dict.fromkeys((row.arm, row.D_F) for row in sorted(given.still_falling, key=lambda row: row.D_F))
+        arms = (
+            f"{arm} on {', '.join(amount(D) for of, D in places if of == arm)}"
+            for arm in dict.fromkeys(row.arm for row in given.still_falling)
+        )
         said.append(
             f"{len(given.still_falling)} of {len(given.rows)} runs behind the transfer answer were best at their last "
-            f"evaluation, so they had not converged ({arms}): lengthen the duration."
+            f"evaluation, so they had not converged ({'; '.join(arms)}): lengthen the duration, or updates are the "
+            "limit there and not data."
         )
     return said
 

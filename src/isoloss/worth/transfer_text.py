@@ -85,8 +85,8 @@ def _about_law(law: Mapping[str, Any], unit: str) -> list[str]:
         scatter = f"; cells lie {100 * law['scatter']:.0f} % off it beyond their noise" if law["scatter"] > 0.01 else ""
         said = [f"{law['source']}: D_T = k D_F^alpha N^beta in {unit} with {values} ({law['cells']} cells){scatter}."]
     if law["left_out"]:
-        told = ", ".join(f"{count} {reason}" for reason, count in law["left_out"].items())
-        said.append(f"{law['source']}: the law leaves out {told}.")
+        cells = (f"{n} cell{'s' if n != 1 else ''} ({reason})" for reason, n in law["left_out"].items())
+        said.append(f"{law['source']}: the law leaves out {', '.join(cells)}.")
     censored = sum(count for reason, count in law["left_out"].items() if reason.startswith("more than"))
     if censored:
         said.append(f"{law['source']}: lengthen the curve from scratch: the cells beyond it belong to the law.")
@@ -116,11 +116,14 @@ def _about_compute(view: Sequence[Mapping[str, Any]]) -> list[str]:
     best = max(told, key=lambda v: _number(v["equal_loss"]["free"]))
     loss = best["equal_loss"]
     at = f"{best['source']}, N = {best['N']:g}, D_F = {best['D_F']:g}"
-    said = f"Compute to the same loss, {at}: from scratch costs {_ratio(loss['free'])} the fine-tuning"
+    said = f"Compute to the same loss, where fine-tuning saves most ({at}): "
+    said += f"from scratch costs {_ratio(loss['free'])} the fine-tuning"
     if loss["charged"]:
         said += f", {_ratio(loss['charged'])} with pre-training charged over {best['uses']:g} use"
         said += "s" if best["uses"] != 1 else ""
-    if loss["break_even_uses"] is not None:
+    if loss["break_even_uses"] is not None and not loss["resolved"]:
+        said += "; whether pre-training ever pays is not resolved"
+    elif loss["break_even_uses"] is not None:
         said += f"; pre-training pays after {loss['break_even_uses']:.3g} such uses"
     elif loss["break_even_at_most"] is not None:
         said += f"; pre-training pays after at most {loss['break_even_at_most']:.3g} such uses"
