@@ -12,6 +12,7 @@ from isoloss.execute.averages import Averaged
 from isoloss.execute.averages import averages as average_states
 from isoloss.execute.branch import Branched, branch_key, branch_study
 from isoloss.execute.cooldown import Cooldown
+from isoloss.execute.dispatch import PATIENCE
 from isoloss.execute.outside import Outside, branch_outside
 from isoloss.execute.run import Options, execute
 from isoloss.plan.demands import folder_of, stage
@@ -40,20 +41,23 @@ def run(
     console: Console | None = None,
     on: str = "local",
     gpus: float = 0.0,
+    patience: float | None = None,
 ) -> Results:
     """Train what ``store`` lacks for ``study`` and return its results; calling it again goes on where it stopped.
 
-    ``workers``: processes that train runs side by side (0: one a core). ``processes``: how many train
-    one run together, ``shard`` of them with one copy of its weights (0: as the study's ``training.parallel`` says).
-    ``budget``: seconds after which nothing new begins. ``share=False`` trains every run
-    from its own beginning, as a check. ``on``: ``local`` or a Ray cluster (``ray``, ``ray:HOST:PORT``,
-    ``ray://HOST:PORT``; docs/cluster.md), where every process is given ``gpus``.
+    ``workers``: processes that train runs side by side (0: one a core). ``processes``: how many train one run together,
+    ``shard`` of them with one copy of its weights (0: as the study's ``training.parallel`` says). ``budget``: seconds
+    after which nothing new begins. ``share=False`` trains every run from its own beginning, as a check. ``on``:
+    ``local`` or a Ray cluster (``ray``, ``ray:HOST:PORT``, ``ray://HOST:PORT``; docs/cluster.md), where every process
+    is given ``gpus``. ``patience``: seconds of silence after which a worker is taken to hang and is replaced.
 
     Raises ``StudyError`` before anything trains when the study is wrong; single runs that fail or diverge are in the
     results.
     """
     made = as_study(study)
-    options = Options(workers, threads, processes, budget, share, quiet, on, gpus, shard)
+    options = Options(
+        workers, threads, processes, budget, share, quiet, on, gpus, shard=shard, patience=patience or PATIENCE
+    )
     with on_path(made):
         opened, layers = _open(store, under)
         done = execute(made, opened, options, console=console, under=layers)

@@ -6,6 +6,8 @@ import contextlib
 import copy
 import io
 import multiprocessing.forkserver
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -78,3 +80,30 @@ def test_activations_are_what_the_backward_pass_needs(small: dict[str, Any], tmp
     one, four = of(64, 1), of(64, 4)
     assert footprint([one, four]) == max(footprint([one]), footprint([four])) > PROGRAM
     assert footprint([]) == PROGRAM
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_a_worker_that_hangs_is_replaced(small: dict[str, Any], tmp_path: Path) -> None:
+    """Stopped, it neither dies nor answers: it is ended after the patience, and the run goes on to the same bits."""
+    small["grid"] = {"duration": ["400 updates"], "seed": [0]}
+    small["arms"] = {"cosine": small["arms"]["cosine"]}
+    small["checkpoint"] = {"every": "20 updates"}
+    undisturbed = isoloss.run(copy.deepcopy(small), tmp_path / "undisturbed", workers=1, quiet=True)
+    store, said, stopped = tmp_path / "store", io.StringIO(), []
+
+    def stop() -> None:
+        while not stopped:
+            time.sleep(0.02)
+            if sum(1 for _ in (store / "pieces").rglob("*.json")) >= 2:
+                for child in psutil.Process().children(recursive=True):
+                    if child.cpu_percent(0.1) > 20 and child.status() != psutil.STATUS_ZOMBIE:
+                        os.kill(child.pid, signal.SIGSTOP)
+                        stopped.append(child.pid)
+
+    watcher = threading.Thread(target=stop, daemon=True)
+    watcher.start()
+    results = isoloss.run(small, store, workers=1, patience=4.0, console=Console(file=said, width=300))
+    watcher.join(10)
+    assert stopped and "silent for 4 s" in said.getvalue()
+    assert [r.loss for r in results.results] == [r.loss for r in undisturbed.results]

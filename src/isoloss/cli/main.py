@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from isoloss.cli import (
     advise,
@@ -22,8 +24,23 @@ from isoloss.cli import (
 )
 from isoloss.recipe.errors import IsolossError, RunFailed
 
+
+class Commands(TyperGroup):
+    """Ctrl-C at any time is one line and exit code 130; what typer makes of it differs between its versions."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print(
+                "isoloss: stopped; what was published stays, and the same command goes on from there", file=sys.stderr
+            )
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="isoloss",
+    cls=Commands,
     help="What a training method is worth, at equal loss: in data, updates and compute.",
     no_args_is_help=True,
     add_completion=False,
@@ -51,9 +68,6 @@ def main() -> None:
     except IsolossError as error:
         print(f"isoloss: {error}", file=sys.stderr)
         sys.exit(1 if isinstance(error, RunFailed) else 2)
-    except KeyboardInterrupt:
-        print("isoloss: stopped; what was published stays, and the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
 

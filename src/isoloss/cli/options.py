@@ -26,6 +26,10 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="Folder of the page; default: NAME.report beside the study file.")
 ]
 Budget = Annotated[str | None, typer.Option("--budget", help="Stop after this time, for instance 30m, 2h, 90s.")]
+Patience = Annotated[
+    str | None,
+    typer.Option("--patience", help="Silence after which a worker is taken to hang and replaced; default: 30m."),
+]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Workers; 0: one a core, or all that a cluster holds.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads a process; part of the numerics.")]
 Processes = Annotated[
@@ -50,13 +54,13 @@ Given = TypeVar("Given", str, Path)
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)?")
 
 
-def seconds(text: str | None) -> float | None:
+def seconds(text: str | None, option: str = "--budget") -> float | None:
     """``30m`` as seconds; raise ``StudyError`` for anything else."""
     if text is None:
         return None
     match = _TIME.fullmatch(text.strip())
     if not match or match[2] is None:
-        raise StudyError(f"--budget: found {text!r}; allowed: a number with s, m or h, for instance 30m")
+        raise StudyError(f"{option}: found {text!r}; allowed: a number with s, m or h, for instance 30m")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 

@@ -13,6 +13,7 @@ from isoloss.cli.options import (
     NoShare,
     On,
     Out,
+    Patience,
     Processes,
     Shard,
     StorePath,
@@ -40,6 +41,7 @@ def run(
     shard: Shard = 0,
     on: On = "local",
     gpus: Gpus = 0.0,
+    patience: Patience = None,
     no_share: NoShare = False,
     json: Json = False,
 ) -> None:
@@ -66,6 +68,7 @@ def run(
         share=not no_share,
         on=on,
         gpus=gpus,
+        patience=seconds(patience, "--patience"),
     )
     answer = results.answer(command_line())
     page = write_page(report.write, answer, beside(study, out, ".report"))

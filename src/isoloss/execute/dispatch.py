@@ -19,6 +19,8 @@ from isoloss.plan.needs import Work
 
 ATTEMPTS = 3
 """How often a segment is tried when its worker dies."""
+PATIENCE = 1800.0
+"""Seconds without a word after which a worker is taken to hang; every update is one, at most every quarter second."""
 MISSED = 2.0
 """Seconds in which the death of one process of a worker shows after another one has failed."""
 
@@ -57,10 +59,12 @@ class Worker(ABC):
         self.strength = strength
         self.job: Job | None = None
         self.finished: set[int] = set()
+        self.heard = monotonic()
+        """When it last had a job from us or a word for us."""
 
     def send(self, job: Job) -> None:
         """Hand over a job."""
-        self.job, self.finished = job, set()
+        self.job, self.finished, self.heard = job, set(), monotonic()
         self.deliver(job)
 
     @abstractmethod
@@ -96,6 +100,7 @@ class Pool(ABC):
         self.workers: list[Worker] = []
         self.trouble: str | None = None
         """Why no worker can be had."""
+        self.patience = PATIENCE
 
     def __enter__(self) -> Self:
         return self
@@ -173,8 +178,12 @@ class Pool(ABC):
             if not busy and (self.idle() or not self.expecting):
                 break  # what is left waits for a track that broke off, or that somebody else trains
             listener.tick()
-            for worker in self.heard(busy):
+            heard = self.heard(busy)
+            for worker in heard:
                 going.hear(worker)
+            for worker in busy:
+                if worker.job and worker not in heard and monotonic() - worker.heard > self.patience:
+                    going.give_up(worker)
         return going.outcome
 
 
@@ -253,6 +262,15 @@ class _Round:
         else:
             self._again(job, track, reason or "")
 
+    def give_up(self, worker: Worker) -> None:
+        """End a worker that hangs; its job goes on elsewhere."""
+        job = worker.job
+        assert job is not None
+        worker.job = None
+        self.release(_track(job))
+        self.pool.discard(worker)
+        self._again(job, _track(job), f"silent for {self.pool.patience:g} s, so it was ended")
+
     def _again(self, job: Job, track: str, reason: str) -> None:
         """A job whose worker died goes on from its newest piece, if it may."""
         self.attempts[job.id] = self.attempts.get(job.id, 0) + 1
@@ -277,6 +295,7 @@ class _Round:
     def _messages(self, worker: Worker, job: Job, track: str) -> bool:
         """Take what the worker's processes have sent; True when the job has ended."""
         for rank, kind, number, payload in worker.messages():
+            worker.heard = monotonic()
             if number != job.id:
                 continue
             if kind == "failed":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -124,7 +125,7 @@ class Pool(dispatch.Pool):
         """One more process of this machine that serves, and the pipe to it."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=main, args=(theirs, self._halting, setting), daemon=True)
-        with _without_main():
+        with _without_main(), _deaf_to_ctrl_c():
             process.start()
         theirs.close()
         return process, ours
@@ -140,3 +141,13 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         vars(script).update(kept)
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Ctrl-C is the driver's business, also while what is started here still imports: it inherits a blocked signal."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

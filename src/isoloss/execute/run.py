@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 
 from isoloss.execute import outside_weights, torchrun
-from isoloss.execute.dispatch import Pool
+from isoloss.execute.dispatch import PATIENCE, Pool
 from isoloss.execute.display import Display, matmul_peak
 from isoloss.execute.forecast import foretell
 from isoloss.execute.job import Job
@@ -60,6 +60,8 @@ class Options:
     """Where workers are: ``local``, or a Ray cluster (``execute.ray.connected`` has the forms of its address)."""
     gpus: float = 0.0
     """GPUs that a process is given; on Ray."""
+    patience: float = PATIENCE
+    """Seconds without an update, or other word, after which a worker is ended and its work goes on elsewhere."""
     shard: int = 0
     """Processes over which one copy of the weights is sharded; 0: as the study says."""
 
@@ -155,6 +157,7 @@ def execute(
         _Leases(store) as leases,
         display,
     ):
+        pool.patience = options.patience
         repeated = 0
         lost: set[str] = set()
         while True:

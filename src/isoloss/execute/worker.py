@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -55,6 +57,7 @@ class Setting:
 def main(connection: Connection, halting: Event, setting: Setting) -> None:
     """Serve segments until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_driver()
     prepare(setting)
     from isoloss.store import Store
 
@@ -77,6 +80,19 @@ def main(connection: Connection, halting: Event, setting: Setting) -> None:
         except (EOFError, OSError):
             os._exit(0)
         serve(job, store, layout, say, halting.is_set)
+
+
+def _end_with_driver() -> None:
+    """Leave as soon as the driver has died, whatever this process waits for: a partner that was never started, say."""
+    driver = parent_process()
+    if driver is None:
+        return  # torchrun started it, and ends it
+
+    def watch() -> None:
+        wait([driver.sentinel])
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def prepare(setting: Setting) -> None:

@@ -158,12 +158,12 @@ class Results:
     def reference(self, variant: str) -> str | None:
         """What a variant is compared with: the baseline at its place, of the baseline itself that at the first place.
 
-        None for what has no counterpart.
+        None for what has no counterpart. Amounts of data are never compared as if they were methods.
         """
         axes = axes_of(self.study)
         arm, cell = next((r.arm, r.cell) for r in self.results if r.variant == variant)
-        first = {path: values[0] for path, values in axes.items()}
-        place = first if arm == self.study.baseline else {path: cell[path] for path in axes}
+        first = {path: values[0] for path, values in axes.items() if path != "data.size"}
+        place = {path: cell[path] for path in axes} | (first if arm == self.study.baseline else {})
         for r in self.results:
             if r.arm == self.study.baseline and all(r.cell.get(path) == value for path, value in place.items()):
                 return None if r.variant == variant else r.variant
