@@ -1,16 +1,17 @@
 """Predicted against actual time of a small study like the quickstart, calibrated just before.
 
-    python benchmarks/estimates.py [--updates 300] [--workers 2]
+    python benchmarks/estimates.py [--rounds 3] [--updates 200] [--workers 2]
 
-The cache is a fresh one, so that the calibration is made here. Only the smallest, the largest and, if time allows, sizes
-between are measured; ``hidden`` predicts a size from all others. The last table is the same update measured by one
-process alone and by as many as there are workers.
+Every round begins with an empty cache, so that it makes its own calibration, and with an empty store. The last table is
+the same update measured by one process alone and by as many at once as there are workers; ``hidden``: what the other
+sizes predict for it, over that.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -63,22 +64,30 @@ def timings(made: Study, processes: int) -> dict[int, tuple[float, Timing]]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     made = from_dict(study(given.updates))
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["ISOLOSS_CACHE"] = folder
-        planned = isoloss.plan(made, workers=given.workers, calibrate=True)
-        found = isoloss.run(made, Path(folder) / "store", workers=given.workers, quiet=True).estimates
-    assert found is not None
+    found: list[dict[str, Any]] = []
+    for _ in range(given.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["ISOLOSS_CACHE"] = folder
+            planned = isoloss.plan(made, workers=given.workers, calibrate=True)
+            estimates = isoloss.run(made, Path(folder) / "store", workers=given.workers, quiet=True).estimates
+            assert estimates is not None
+            found.append(estimates)
     rough = (planned.missing.flops + planned.missing.evaluation_flops) / ROUGH_FLOPS / given.workers
     print(f"{planned.missing.updates:,} updates in {planned.segments} segments, {given.workers} workers")
-    print(f"calibrated: {found['predicted']:.1f} s predicted, {found['actual']:.1f} s taken: {found['ratio']:.2f}")
-    print(f"without it: {rough:.1f} s ({ROUGH_FLOPS:.0e} FLOP/s a worker): {found['actual'] / rough:.2f}")
-    print("        N   predicted      actual   ratio")
-    for row in found["sizes"]:
-        print(f"{row['N']:9,} {row['predicted']:9.2f} s {row['actual']:9.2f} s {row['ratio']:7.2f}")
+    print(f"{'':>12} predicted      actual   ratio")
+    for one in found:
+        print(f"{'calibrated':>12} {one['predicted']:7.1f} s {one['actual']:9.1f} s {one['ratio']:7.2f}")
+    actual = statistics.median(one["actual"] for one in found)
+    print(f"{'without':>12} {rough:7.1f} s {actual:9.1f} s {actual / rough:7.2f}")
+    print("        N   ratio by round")
+    for N in sorted(row["N"] for row in found[0]["sizes"]):
+        ratios = [row["ratio"] for one in found for row in one["sizes"] if row["N"] == N]
+        print(f"{N:9,}   {'  '.join(f'{ratio:.2f}' for ratio in ratios)}")
     alone, together = timings(made, 1), timings(made, given.workers)
     print(f"        N    alone  {given.workers} at once   ratio   hidden")
     for N, (flops, timing) in sorted(together.items()):

@@ -41,7 +41,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Bytes at the worst moment: activations of training and of evaluation are never held together."""
+        """Bytes at the worst moment; activations of training and of evaluation are never held together."""
         return self.program + self.state + self.gradients + self.saving + max(self.activations, self.evaluation)
 
 

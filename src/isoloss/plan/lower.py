@@ -147,9 +147,9 @@ class Lowered:
 class Lowering:
     """Lowers cells of one study; sources, numerics and rules are made once and shared."""
 
-    def __init__(self, *, threads: int = 1, base: Path | None = None, device: str = "cpu") -> None:
+    def __init__(self, *, threads: int = 1, base: Path | None = None) -> None:
         """``base``: the folder that relative paths of data start from (the study file's)."""
-        self.threads, self.base, self.device = threads, base, device
+        self.threads, self.base = threads, base
         forget_code()
         self._rules: dict[Any, Rule] = {}
         self._starts: dict[Any, tuple[dict[str, Any], models.ModelFacts, bool]] = {}
@@ -388,9 +388,7 @@ class Lowering:
 
     def _numerics_of(self, precision: str, compiled: bool) -> dict[str, Any]:
         if (precision, compiled) not in self._numerics:
-            self._numerics[precision, compiled] = numerics.detect(
-                precision, compiled=compiled, threads=self.threads, device=self.device
-            )
+            self._numerics[precision, compiled] = numerics.detect(precision, compiled=compiled, threads=self.threads)
         return self._numerics[precision, compiled]
 
     def _rule(self, memo: Any, make: Callable[[], Rule]) -> Rule:

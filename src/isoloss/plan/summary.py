@@ -13,22 +13,29 @@ from typing import TYPE_CHECKING, Any
 
 from isoloss.plan import cost
 from isoloss.plan.demands import Stage, expected, folder_of, stage
-from isoloss.plan.lower import Facts, Lowered, Lowering
+from isoloss.plan.estimate import Estimate, Row, estimate
+from isoloss.plan.lower import Lowered, Lowering
 from isoloss.plan.memory import StoreMemory
 from isoloss.plan.needs import Memory, Nothing, arrange
 from isoloss.plan.savings import ENDS, RUNS_ON, Saving, savings
+from isoloss.plan.speed import LIMIT, ROUGH_FLOPS, Speeds
 from isoloss.plan.tree import grow
 from isoloss.plan.tuning import TUNED_PATH
 from isoloss.recipe.errors import StudyError
 from isoloss.store import Store
 from isoloss.study import Study, from_dict, load
-from isoloss.train.wrappers import passes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-ROUGH_FLOPS = 2e10
-"""FLOP/s of one worker assumed where the store has no speed of a like run yet: small models on one CPU core."""
+PATIENCE = 0.25
+"""Seconds of calibration for each second of training that is roughly expected, at most."""
+_SPEEDS = {
+    "store": ("measured", "measured in this store"),
+    "calibration": ("calibrated", "calibrated on this machine"),
+    "interpolation": ("calibrated", "between speeds calibrated on this machine"),
+    "rough": ("rough", "rough: nothing like it was timed yet"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,15 @@ class Summary:
     missing: cost.Cost
     replayed: int
     disk: int
-    seconds: float
-    measured_speed: bool
-    workers: int
+    estimate: Estimate
     sizes: tuple[tuple[int, int, int, float], ...]
     """(N, all parameters, runs, FLOPs of one update) by size."""
     savings: tuple[Saving, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Until all is trained on the estimate's workers."""
+        return self.estimate.seconds
 
     @property
     def several(self) -> Mapping[str, Sequence[Any]]:
@@ -77,8 +87,12 @@ class Summary:
             "replayed_updates": self.replayed,
             "disk_bytes": self.disk,
             "seconds": self.seconds,
-            "speed": "measured" if self.measured_speed else "rough",
-            "workers": self.workers,
+            "worker_seconds": self.estimate.work,
+            "critical_path_seconds": self.estimate.critical,
+            "memory_bytes": self.estimate.memory,
+            "speed": _SPEEDS[self.estimate.source][0],
+            "workers": self.estimate.workers,
+            "kinds": [row.to_dict() for row in self.estimate.rows],
             "tuned": self.stage.complete,
             **({"tune": {path: list(values) for path, values in self.several.items()}} if self.several else {}),
             "sizes": [
@@ -118,12 +132,15 @@ class Summary:
         if not self.stage.complete:
             middle = "middle candidates" if len(self.several) > 1 else "middle candidate"
             lines.append(f"tuning comes first; costs of the rest are with its {middle}")
-        kind = "measured in this store" if self.measured_speed else "rough: nothing like it was timed yet"
+        made = self.estimate
         lines.append(
-            f"about {_time(self.seconds)} on {self.workers} worker{'s' if self.workers > 1 else ''} ({kind}), "
-            f"about {self.disk / 1e6:.0f} MB of states"
+            f"about {_time(made.seconds)} on {made.workers} worker{'s' if made.workers > 1 else ''} "
+            f"({_SPEEDS[made.source][1]}), at least {_time(made.critical)} on any number; "
+            f"{_bytes(made.memory)} of memory a worker, about {self.disk / 1e6:.0f} MB of states"
         )
         parts: list[RenderableType] = [head, Text(), sizes, Text(), costs, Text()]
+        if made.rows:
+            parts += [_segments(made.rows), Text()]
         if self.savings:
             parts += [_saved(self.savings), Text()]
         return Group(*parts, *(Text(line) for line in lines))
@@ -144,9 +161,12 @@ def plan(
     threads: int = 1,
     share: bool = True,
     workers: int = 0,
+    calibrate: bool | None = False,
 ) -> Summary:
     """What ``study`` would train, what is shared, and what it costs beyond what ``store`` has; trains nothing.
 
+    ``calibrate``: whether to time a few updates where neither the store nor the cache knows the speed (None: where the
+    study is long enough to be worth it; True: of everything, anew). Nothing is written but to the cache.
     Raises ``StudyError`` when the study is wrong.
     """
     made = as_study(study)
@@ -159,8 +179,19 @@ def plan(
         roots = grow(runs) if not now.complete else list(now.roots)
         work = arrange(roots, memory)
         missing, replayed = cost.missing(work)
-        seconds, measured = _seconds(missing, [w.node.facts for w in work], runs, opened)
         count = workers or max(1, (os.cpu_count() or 1) // threads)
+        rough = (missing.flops + missing.evaluation_flops) / ROUGH_FLOPS / count
+        speeds = Speeds(
+            (node for root in roots for node in root.walk()),
+            opened,
+            workers=count,
+            threads=threads,
+            allowance=LIMIT if calibrate else 0.0 if calibrate is False else PATIENCE * rough,
+            anew=calibrate is True,
+            paths=sys.path,
+        )
+        cells = [t.cell for t in now.trials] + list(made.cells)
+        predicted, _ = estimate(now, roots, cells, memory, speeds)
         return Summary(
             study=made,
             stage=now,
@@ -173,9 +204,7 @@ def plan(
             missing=missing,
             replayed=replayed,
             disk=cost.disk(roots),
-            seconds=seconds / count,
-            measured_speed=measured,
-            workers=count,
+            estimate=predicted,
             sizes=_sizes(runs),
             savings=tuple(savings(made.cells, runs[-len(made.cells) :], made.baseline)),
         )
@@ -209,27 +238,35 @@ def _sizes(runs: Sequence[Lowered]) -> tuple[tuple[int, int, int, float], ...]:
     return tuple((n, total, runs, flops) for (n, total, flops), runs in sorted(counts.items()))
 
 
-def _seconds(
-    missing: cost.Cost, facts: Sequence[Facts], runs: Sequence[Lowered], store: Store | None
-) -> tuple[float, bool]:
-    """Seconds of one worker, from the speed of these runs' stored pieces where there are some."""
-    flops = missing.flops + missing.evaluation_flops
-    if store is not None:
-        sizes = {
-            track.id: lowered.part(index).facts.flops_per_update * passes(phase.rule.methods)
-            for lowered in runs
-            for index, (track, phase, _) in enumerate(lowered.run.tracks)
-        }
-        spent = done = 0.0
-        for track, rows in store.on_tracks(list(sizes)).items():
-            for row in rows:
-                if row.end_update == row.start_update:
-                    continue  # an evaluation of a stored state
-                spent += row.seconds
-                done += (row.end_update - row.start_update) * sizes[track]
-        if spent > 0 and done > 0:
-            return flops * spent / done, True
-    return flops / ROUGH_FLOPS, False
+def _segments(rows: Sequence[Row]) -> RenderableType:
+    """What is still to train, a kind a row; columns that are the same throughout are left out."""
+    from rich.table import Table
+
+    columns: dict[str, list[str]] = {
+        "N": [f"{row.N:,}" for row in rows],
+        "batch": [str(row.batch) for row in rows],
+        "context": [str(row.context) for row in rows],
+        "optimizer": [row.optimizer for row in rows],
+        "methods": [", ".join(row.methods) for row in rows],
+        "precision": [row.precision for row in rows],
+        "speed": [row.source for row in rows],
+    }
+    columns = {name: values for name, values in columns.items() if name == "N" or len(set(values)) > 1}
+    columns |= {
+        "segments": [str(row.segments) for row in rows],
+        "updates": [f"{row.updates:,}" for row in rows],
+        "update": [f"{1000 * row.update_seconds:.3g} ms" for row in rows],
+        "evaluate": [f"{1000 * row.evaluation_seconds:.3g} ms" for row in rows],
+        "one worker": [_time(row.seconds) for row in rows],
+        "memory": [_bytes(row.memory) for row in rows],
+    }
+    table = Table(title="segments still to train", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in columns:
+        words = name in ("optimizer", "methods", "precision", "speed")
+        table.add_column(name, justify="left" if words else "right")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table
 
 
 def as_study(study: Study | str | Path | Mapping[str, Any]) -> Study:
@@ -260,7 +297,13 @@ def importable(*folders: Path | None) -> Iterator[None]:
             sys.path.remove(place)
 
 
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
 def _time(seconds: float) -> str:
+    if seconds < 9.5:
+        return f"{seconds:.1f} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

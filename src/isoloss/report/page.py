@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isoloss.report import assets
+from isoloss.report import assets, estimates
 from isoloss.report import figures as drawings
 from isoloss.report.tidy import Json, plain, tidy
 from isoloss.report.view import plot_data, view
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 def write(result: Mapping[str, Any], folder: Path, *, figures: bool = True) -> Path:
     """Write page, figure files and `result.json` into `folder` (made if absent); the page's path."""
-    whole = tidy(result)
+    shown = estimates.carried(plain(result), folder)
+    whole = tidy(shown)
     drawn = drawings.draw_all(whole, pixels=figures)
     folder.mkdir(parents=True, exist_ok=True)
     if figures:
         drawings.save_all(drawn, folder / "figures")
     _replace(
         folder / "result.json",
-        json.dumps(plain(result), indent=1, allow_nan=False, ensure_ascii=False) + "\n",
+        json.dumps(shown, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
     )
     page = folder / "index.html"
     _replace(page, render(whole, drawn))

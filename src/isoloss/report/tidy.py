@@ -53,7 +53,7 @@ def tidy(result: Mapping[str, Any]) -> Json:
     answers = ("worth", "worth_overall", "distances", "fixed_durations", "anytime", "laws")
     for key in ("summary", "arms", "runs", "metrics", *answers, "tree", "caveats"):
         whole[key] = whole.get(key) or []
-    for key in ("large_batch", "transfer"):
+    for key in ("large_batch", "transfer", "estimates"):
         whole[key] = whole.get(key) or None
     for key in ("provenance", "sharing", "units"):
         whole[key] = whole.get(key) or {}

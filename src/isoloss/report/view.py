@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from isoloss.recipe import catalogue
-from isoloss.report import answers, anytime, figures, fixed_durations, formats, large_batch, transfer
+from isoloss.report import answers, anytime, estimates, figures, fixed_durations, formats, large_batch, transfer
 from isoloss.report import tree as trees
 from isoloss.report.palette import Style, styles
 from isoloss.report.tidy import Json, baseline_of, binned, curve_part, done, seed_means, sizes
@@ -53,6 +53,7 @@ def view(result: Json) -> Json:
         "any_reused": any(edge["reused"] for edge in result["tree"]),
         "any_tuning": any(edge["tuning"] for edge in result["tree"]),
         "sharing": sharing(result),
+        "estimates": estimates.view(result),
         "tuning": [_tuning(arm, look[arm["name"]]) for arm in result["arms"] if arm["lr"] or arm["tuning"]],
         "tuned_paths": list(
             dict.fromkeys(path for arm in result["arms"] for row in arm["lr"] for path in row.get("tuned") or {})

@@ -84,7 +84,7 @@ class Lease:
             except FileNotFoundError:
                 # The owner has moved on since we listed.
                 continue
-            return numbers[-1], json.loads(record)["owner"]
+            return numbers[-1], _owner(record)
         return 0, None
 
     def _advance(self, number: int, owner: str | None) -> bool:
@@ -109,3 +109,12 @@ class Lease:
 
     def _file(self, number: int) -> str:
         return f"{self._folder}/{number:012d}"
+
+
+def _owner(record: bytes) -> str | None:
+    """Who wrote a record; nobody where it is damaged: records are not synced, and a lost lease costs double work only."""
+    try:
+        owner = json.loads(record)["owner"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return owner if isinstance(owner, str) else None

@@ -78,7 +78,11 @@ class Body:
 
     def norm(self, flat: Tensor) -> float:
         """Euclidean norm of a vector laid out as the weights, over all parts of it."""
-        return global_norm([flat]) if self.squares is None else math.sqrt(self.squares.total(flat))
+        if self.squares is not None:
+            return math.sqrt(self.squares.total(flat))
+        if flat.is_cuda:  # one number to wait for
+            return float(torch.linalg.vector_norm(flat, dtype=torch.float64))
+        return global_norm([flat])
 
     def joined(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors from what this process holds of them; names end with ``/`` and the parameter's name.

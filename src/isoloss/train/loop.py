@@ -300,7 +300,10 @@ class Trainer:
 
     def _slopes(self, part: Any, index: int, into: Tensor) -> tuple[Tensor, int]:
         """Fill ``into`` with the summed gradient of one micro-batch; return its summed loss and number of terms."""
-        torch.default_generator.manual_seed(_noise(int(self.rule.seeds["noise"]), self.update, index))
+        seed = _noise(int(self.rule.seeds["noise"]), self.update, index)
+        torch.default_generator.manual_seed(seed)
+        if self.body.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         with self.running.of(index) if self.running else nullcontext():
             try:
                 return self.body.slopes(lambda model: self.task.loss(model, part), into)
