@@ -21,7 +21,6 @@ COMMANDS = {
     "branch": [["branch.py"]],
     "parallel": [["parallel.py"], ["parallel.py", "--saving"]],
     "fan_out": [["fan_out.py"]],
-    "estimates": [["estimates.py"]],
     "laws": [["laws.py", "--write"]],
     "methods": [["methods.py", "--write"]],
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ def typed(*arguments: object, cwd: Path, code: int = 0) -> Done:
 def isoloss(*arguments: object, cwd: Path, code: int = 0) -> Done:
     """The same entry point in this process; whatever it does not handle itself is raised."""
     out, err, ended = io.StringIO(), io.StringIO(), None
+    before = signal.getsignal(signal.SIGINT)
     with (
         patch.object(sys, "argv", ["isoloss", *map(str, arguments)]),
         patch.dict(os.environ, ENVIRONMENT),
@@ -53,6 +55,8 @@ def isoloss(*arguments: object, cwd: Path, code: int = 0) -> Done:
             main()
         except SystemExit as stop:
             ended = stop.code
+        finally:
+            signal.signal(signal.SIGINT, before)
     assert (ended or 0) == code, (out.getvalue(), err.getvalue())
     assert "Traceback" not in err.getvalue()
     return Done(out.getvalue(), err.getvalue())

@@ -69,6 +69,6 @@ def test_a_study_on_a_gpu(small: dict[str, Any], tmp_path: Any) -> None:
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match="allowed: cpu, auto|is not one of"):
+    with pytest.raises(ValueError, match=r"allowed: cpu, auto|is not one of"):
         numerics.device_kind("tpu" if torch.cuda.is_available() else "cuda")
     assert numerics.detect(device="cpu")["device"] == "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -62,7 +63,7 @@ app.add_typer(store.app, name="store")
 
 
 def main() -> None:
-    """Entry point of the console script. Exit codes: 0 done, 1 some runs failed, 2 the request is wrong."""
+    """Entry point of the console script. Exit codes: 0 done, 1 some runs failed, 2 the request is wrong, 130 Ctrl-C."""
     try:
         app(standalone_mode=True)
     except IsolossError as error:
@@ -70,6 +71,9 @@ def main() -> None:
         sys.exit(1 if isinstance(error, RunFailed) else 2)
     except BrokenPipeError:
         sys.exit(0)
+    finally:
+        # The interpreter needs a while to end: a late Ctrl-C has nothing left to stop.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

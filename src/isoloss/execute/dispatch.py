@@ -59,6 +59,7 @@ class Worker(ABC):
         self.strength = strength
         self.job: Job | None = None
         self.finished: set[int] = set()
+        """Processes that have ended the job, well or not."""
         self.heard = monotonic()
         """When it last had a job from us or a word for us."""
 
@@ -294,17 +295,20 @@ class _Round:
 
     def _messages(self, worker: Worker, job: Job, track: str) -> bool:
         """Take what the worker's processes have sent; True when the job has ended."""
+        failed = False
         for rank, kind, number, payload in worker.messages():
             worker.heard = monotonic()
             if number != job.id:
                 continue
             if kind == "failed":
                 # A process fails too when another one of its gang has died: then the run itself is not to blame.
-                if worker.strength > 1 and worker.death(MISSED):
+                if worker.strength > 1 and not failed and worker.death(MISSED):
                     return False
-                self._failed(track, *payload)
-                return True
-            if kind == "done":
+                worker.finished.add(rank)
+                if not failed:
+                    self._failed(track, *payload)
+                failed = True
+            elif kind == "done":
                 worker.finished.add(rank)
             elif kind == "progress" and rank == 0:
                 self.listener.progress(job, *payload)
@@ -313,7 +317,7 @@ class _Round:
                 if diverged is None:
                     self.there.add((track, end))
                 self.listener.piece(job, begin, end)
-        return len(worker.finished) == worker.strength
+        return failed or len(worker.finished) == worker.strength
 
     def _failed(self, track: str, sort: str, message: str) -> None:
         if sort == "StateLost":

@@ -25,9 +25,9 @@ from isoloss.train.parallel.layout import ALONE, Parallel
 class Worker(dispatch.Worker):
     """As many processes as share the micro-batches of a run, each at the end of a pipe."""
 
-    def __init__(self, processes: list[BaseProcess], pipes: list[Connection]) -> None:
+    def __init__(self, processes: list[BaseProcess], pipes: list[Connection], slot: int = 0) -> None:
         super().__init__(len(processes))
-        self.processes, self.pipes = processes, pipes
+        self.processes, self.pipes, self.slot = processes, pipes, slot
 
     def deliver(self, job: Job) -> None:
         for pipe in self.pipes:
@@ -109,15 +109,17 @@ class Pool(dispatch.Pool):
 
     def start(self) -> Worker:
         world = self.setting.world
+        taken = {worker.slot for worker in self.workers if isinstance(worker, Worker)}
+        slot = min(set(range(len(taken) + 1)) - taken)
         self._meetings += 1
         meeting = f"file://{self._folder / f'meeting-{self._meetings}'}" if world > 1 else None
         processes: list[BaseProcess] = []
         pipes: list[Connection] = []
         for rank in range(world):
-            process, pipe = self.process(replace(self.setting, rank=rank, meeting=meeting, slot=len(self.workers)))
+            process, pipe = self.process(replace(self.setting, rank=rank, meeting=meeting, slot=slot))
             processes.append(process)
             pipes.append(pipe)
-        worker = Worker(processes, pipes)
+        worker = Worker(processes, pipes, slot)
         self.workers.append(worker)
         return worker
 

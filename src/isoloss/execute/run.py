@@ -306,18 +306,18 @@ def _interruptible(pool: Pool, console: Console) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _born(pid: int) -> str:
+def _born(pid: int | str) -> str:
     """When a process of this machine began, in its own clock; empty if there is none (or no /proc to ask)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+    except (OSError, IndexError, ValueError):
         return ""
 
 
 def _gone(owner: str) -> bool:
-    """Whether a lease's owner was a process of this machine that no longer runs."""
-    host, pid, born = owner.rsplit(" ", 2)
-    return host == socket.gethostname() and born != "" and _born(int(pid)) != born
+    """Whether a lease's owner was a process of this machine that no longer runs; no for a name of another form."""
+    host, pid, born = [*owner.rsplit(" ", 2), "", ""][:3]
+    return host == socket.gethostname() and born != "" and _born(pid) != born
 
 
 class _Leases:

@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from multiprocessing import Event
+from multiprocessing import AuthenticationError, Event
 from multiprocessing.connection import Client, Connection, Listener
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,7 +22,6 @@ from isoloss.execute.worker import main
 from isoloss.recipe.errors import RunFailed
 from isoloss.train.parallel.layout import Parallel
 
-ADDRESS = "isoloss/address"
 PATIENCE = 300.0
 """Seconds in which all processes must have come."""
 
@@ -37,9 +36,14 @@ def world() -> int:
     return int(os.environ["WORLD_SIZE"])
 
 
+def _address() -> str:
+    """Where the driver's address is noted: torchrun may start all processes again on the same store."""
+    return f"isoloss/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/address"
+
+
 def serve() -> None:
     """Train what the driver asks for, as this process's rank, until the driver ends."""
-    host, port, key = _rendezvous().get(ADDRESS).decode().split()
+    host, port, key = _rendezvous().get(_address()).decode().split()
     with Client((host, int(port)), authkey=bytes.fromhex(key)) as connection:
         connection.send(rank())
         setting = connection.recv()
@@ -62,12 +66,14 @@ class Pool(local.Pool):
         paths: Sequence[str] = (),
     ) -> None:  # fmt: skip
         super().__init__(store, under=under, workers=1, parallel=parallel, threads=threads, paths=paths)
-        host, key = os.environ["MASTER_ADDR"], secrets.token_bytes(32)
+        here = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]  # all on this machine
+        host, key = "127.0.0.1" if here else os.environ["MASTER_ADDR"], secrets.token_bytes(32)
         self.setting = replace(self.setting, meeting="env://")  # where torchrun says
+        self._started = False
         self._sockets: dict[int, Connection] = {}
-        with Listener(("", 0), authkey=key) as listener:
+        with Listener((host if here else "", 0), authkey=key) as listener:
             port = listener.address[1]
-            _rendezvous().set(ADDRESS, f"{host} {port} {key.hex()}")
+            _rendezvous().set(_address(), f"{host} {port} {key.hex()}")
             listener._listener._socket.settimeout(PATIENCE)  # type: ignore[attr-defined]
             while len(self._sockets) < parallel.world - 1:
                 try:
@@ -75,6 +81,8 @@ class Pool(local.Pool):
                 except TimeoutError as error:
                     missing = sorted(set(range(1, parallel.world)) - set(self._sockets))
                     raise RunFailed(f"torchrun: ranks {missing} have not come in {PATIENCE:g} s") from error
+                except (AuthenticationError, EOFError, OSError):
+                    continue  # a stranger
                 self._sockets[connection.recv()] = connection
                 connection.send(self.setting)
 
@@ -84,8 +92,9 @@ class Pool(local.Pool):
             connection.close()
 
     def start(self) -> Worker:
-        if self.workers:
+        if self._started:
             raise RunFailed("torchrun: a worker that has died cannot be started again; start torchrun again")
+        self._started = True
         process, pipe = self.process(self.setting)
         worker = Worker(process, [pipe, *(self._sockets[rank] for rank in sorted(self._sockets))])
         self.workers.append(worker)

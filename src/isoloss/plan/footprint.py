@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from isoloss import models
 from isoloss.plan.lower import Lowered, open_source
@@ -115,9 +116,16 @@ def _activations(run: Run, track: int, data: Mapping[str, Any]) -> tuple[int, in
     source = open_source(data)
     batch = source.batch(int(rule.seeds["data"]), 0, size, int(rule.data["context"]))
     try:
-        model = models.build(
-            start["spec"], vocabulary=start["vocabulary"], context=start["context"], seed=0, shape=start.get("shape")
-        ).to("meta")
+        # A plan may be of models that no machine here could hold.
+        with torch.device("meta"), _Weightless():
+            model = models.build(
+                start["spec"],
+                vocabulary=start["vocabulary"],
+                context=start["context"],
+                seed=0,
+                shape=start.get("shape"),
+            )
+        model = model.to("meta")
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             tasks.build(rule.task["name"]).loss(model, _on_meta(tasks.tensors(batch)))
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
@@ -125,6 +133,16 @@ def _activations(run: Run, track: int, data: Mapping[str, Any]) -> tuple[int, in
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     mine = [nbytes for storage, nbytes in kept.items() if storage not in own]
     return sum(mine), max(mine, default=0)
+
+
+class _Weightless(TorchFunctionMode):
+    """Keeps ``skip_init`` from giving tensors without content a place in memory."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = dict(kwargs or {})
+        if func is torch.empty_like:
+            options["device"] = "meta"
+        return func(*args, **options)
 
 
 def _on_meta(batch: Any) -> Any:

@@ -255,8 +255,8 @@ def _segments(rows: Sequence[Row]) -> RenderableType:
     columns |= {
         "segments": [str(row.segments) for row in rows],
         "updates": [f"{row.updates:,}" for row in rows],
-        "update": [f"{1000 * row.update_seconds:.3g} ms" for row in rows],
-        "evaluate": [f"{1000 * row.evaluation_seconds:.3g} ms" for row in rows],
+        "update": [_time(row.update_seconds) for row in rows],
+        "evaluate": [_time(row.evaluation_seconds) for row in rows],
         "one worker": [_time(row.seconds) for row in rows],
         "memory": [_bytes(row.memory) for row in rows],
     }
@@ -302,11 +302,10 @@ def _bytes(count: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    if seconds < 9.5:
-        return f"{seconds:.1f} s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    for below, size, unit in ((1.0, 1e-3, "ms"), (90.0, 1.0, "s"), (5400.0, 60.0, "min"), (72 * 3600.0, 3600.0, "h")):
+        if seconds < below:
+            return f"{seconds / size:.{1 if seconds / size < 9.95 else 0}f} {unit}"
+    return f"{seconds / 86400:,.0f} days"
 
 
 __all__ = ["StudyError", "Summary", "as_study", "importable", "on_path", "plan"]

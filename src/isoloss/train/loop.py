@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -305,14 +305,19 @@ class Trainer:
         if self.body.device.type == "cuda":
             torch.cuda.manual_seed(seed)
         with self.running.of(index) if self.running else nullcontext():
-            try:
+            # An error at hand would keep alive, by its traceback, what there was no memory for.
+            with suppress(torch.OutOfMemoryError):
                 return self.body.slopes(lambda model: self.task.loss(model, part), into)
-            except torch.OutOfMemoryError as error:
-                raise RunFailed(self._too_large(part)) from error
+            raise RunFailed(self._too_large(part))
 
     def _too_large(self, part: Any) -> str:
         """What to say of a micro-batch for which there is no memory, found by trying smaller ones."""
         size = tasks.samples(part)
+        if self.layout.shard > 1:  # the others would have to try too, and may not lack memory
+            return (
+                f"out of memory on {self.body.device} with {size} samples in a micro-batch; allowed: more of "
+                "training.micro_batches, which is another key, a larger --shard, or training.parallel.checkpointing"
+            )
         fits = size // 2
         while fits and not self._fits(tasks.part(part, 0, fits)):
             fits //= 2

@@ -8,7 +8,9 @@ them in the tree of ``PairwiseSum``, so the sum has the bits that one process gi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,8 +20,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from isoloss.methods.extrapolation import frozen_statistics
 from isoloss.recipe.errors import StudyError
 from isoloss.train.body import Body, Loss
 from isoloss.train.flat import FlatLayout
@@ -35,10 +39,31 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return [block for block in found if any(p.ndim > 1 for p in block.parameters())]
 
 
+def units(model: nn.Module) -> list[nn.Module]:
+    """Blocks that share no parameter with what is outside of them: FSDP keeps a tied parameter in one unit only."""
+    everywhere = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+
+    def alone(block: nn.Module) -> bool:
+        inside = Counter(id(p) for _, p in block.named_parameters(remove_duplicate=False))
+        return all(everywhere[p] == count for p, count in inside.items())
+
+    return [block for block in blocks(model) if alone(block)]
+
+
 def compute_again(model: nn.Module) -> None:
-    """Keep no activations inside blocks: the backward pass computes them again, random numbers included."""
-    for block in blocks(model):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    """Keep no activations inside blocks: the backward pass computes them again, random numbers included.
+
+    The second forward pass leaves running statistics alone.
+    """
+    for block in dict.fromkeys(blocks(model)):
+        options: dict[str, Any] = {"use_reentrant": False}
+        if any(isinstance(layer, _BatchNorm) for layer in block.modules()):
+            options["context_fn"] = partial(_first_and_again, block)
+        block.forward = partial(checkpoint, block.forward, **options)  # type: ignore[method-assign]
+
+
+def _first_and_again(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), frozen_statistics(block)
 
 
 class ShardedBody(Body):
@@ -95,7 +120,7 @@ class ShardedBody(Body):
                     buffer.data = buffer.data.to(torch.bfloat16)
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if low else MixedPrecisionPolicy()
         named = {id(p): name for name, p in model.named_parameters()}
-        for unit in (*blocks(model), model):
+        for unit in (*units(model), model):
             inside = [(named[id(p)], p.shape) for p in _managed(unit) if p.requires_grad]
             # What is only evaluated gives everything back at once, so that the next pass sees its next weights.
             again = None if receiver is not None else True
@@ -122,6 +147,11 @@ class ShardedBody(Body):
             view.copy_(found.to_local()) if isinstance(found, DTensor) else view.zero_()
             named[name].grad = None
         if not self.together:
+            # Of a block that no process passed through, nothing came.
+            for name in self.parameters.names:
+                if name not in received:
+                    shape = self.layout.shard, len(self._held[name])
+                    received[name] = torch.zeros(shape, dtype=torch.float64, device=self.device)
             self._rows.append(torch.cat([received[name] for name in self.parameters.names], dim=1))
         else:
             self._rows.append(self.squares.along_rows(into)[None])

@@ -82,6 +82,6 @@ def along_rows(tensor: Tensor) -> Tensor:
     """Sums of squares of the rows, shape (rows,), float64; none of them depends on how many rows there are."""
     if tensor.ndim < 2:
         return tensor.reshape(-1).double().square()
-    pieces = tensor.reshape(len(tensor), -1).split(CHUNK, dim=1)
+    pieces = tensor.flatten(1).split(CHUNK, dim=1)  # there may be no rows
     sums = [torch.linalg.vector_norm(piece, dim=1, dtype=torch.float64).square() for piece in pieces]
     return sum(sums[1:], sums[0])
