@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 import isoloss
+from isoloss.execute import local
 from isoloss.execute.footprint import footprint
 from isoloss.plan.demands import expected
 from isoloss.plan.footprint import PROGRAM, activations
@@ -107,3 +108,29 @@ def test_a_worker_that_hangs_is_replaced(small: dict[str, Any], tmp_path: Path) 
     watcher.join(10)
     assert stopped and "silent for 4 s" in said.getvalue()
     assert [r.loss for r in results.results] == [r.loss for r in undisturbed.results]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+def test_a_gang_whose_processes_all_fail_trains_the_next_run(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for anybody then; under torchrun there would be no other worker."""
+    started: list[local.Worker] = []
+    start = local.Pool.start
+
+    def noted(pool: local.Pool) -> local.Worker:
+        started.append(start(pool))
+        return started[-1]
+
+    monkeypatch.setattr(local.Pool, "start", noted)
+    small["training"]["micro_batches"] = 2
+    small["grid"] = {"duration": ["10 updates"], "seed": [0]}
+    small["arms"] = {
+        "muon": {"training": {"optimizer": {"name": "muon", "lr": 0.02}}},
+        "cosine": small["arms"]["cosine"],
+        "lamb": {"training": {"optimizer": {"name": "lamb", "lr": 0.02}}},
+    }
+    results = isoloss.run(small, tmp_path / "store", workers=1, processes=2, shard=2, quiet=True)
+    assert sorted(result.status for result in results.results) == ["done", "done", "failed"]
+    assert len(started) == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from threading import Event
 from time import monotonic
 from types import TracebackType
@@ -296,7 +297,8 @@ class _Round:
     def _messages(self, worker: Worker, job: Job, track: str) -> bool:
         """Take what the worker's processes have sent; True when the job has ended."""
         failed = False
-        for rank, kind, number, payload in worker.messages():
+        # Twice: while the first look waits at a failure, others may tell of theirs.
+        for rank, kind, number, payload in chain(worker.messages(), worker.messages()):
             worker.heard = monotonic()
             if number != job.id:
                 continue

@@ -1,8 +1,9 @@
 """A SQLite index over the manifests of one store: only ever a copy, so it may be deleted at any time.
 
 A damaged or deleted index is replaced by one of the next generation (a new file name): a name that another
-process may hold open is never used again. Where no file can be written, the index lives in memory. Every host
-has its own: processes on several machines must not share a SQLite file.
+process may hold open is never used again. SQLite does not notice a flipped bit in a value, so rows have a check sum.
+Where no file can be written, the index lives in memory. Every host has its own: processes on several machines must
+not share a SQLite file.
 """
 
 from __future__ import annotations
@@ -15,28 +16,30 @@ import re
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from isoloss.store.pieces import Manifest
 from isoloss.store.tables import Measurement
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pieces (
     piece TEXT PRIMARY KEY, start_key TEXT, end_key TEXT, start_update INTEGER, end_update INTEGER,
     status TEXT, detail TEXT, digest TEXT, bytes INTEGER, curve TEXT, measurements TEXT,
-    track TEXT, offset INTEGER, seconds REAL) WITHOUT ROWID;
+    track TEXT, offset INTEGER, seconds REAL, seal INTEGER) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pieces_end ON pieces (end_key);
 CREATE INDEX IF NOT EXISTS pieces_track ON pieces (track);
 CREATE INDEX IF NOT EXISTS pieces_digest ON pieces (digest);
 CREATE TABLE IF NOT EXISTS sides (
-    end_key TEXT, observer TEXT, digest TEXT, bytes INTEGER, PRIMARY KEY (end_key, observer)) WITHOUT ROWID;
+    end_key TEXT, observer TEXT, digest TEXT, bytes INTEGER, seal INTEGER,
+    PRIMARY KEY (end_key, observer)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS sides_digest ON sides (digest);
 CREATE TABLE IF NOT EXISTS measurements (
-    key TEXT, name TEXT, at INTEGER, value TEXT, piece TEXT, PRIMARY KEY (key, name)) WITHOUT ROWID;
+    key TEXT, name TEXT, at INTEGER, value TEXT, piece TEXT, seal INTEGER, PRIMARY KEY (key, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS conflicts (key TEXT, what TEXT, UNIQUE (key, what));
 """
 _PATIENCE = 20.0
@@ -65,7 +68,7 @@ class Row(NamedTuple):
     seconds: float
 
 
-_COLUMNS = ", ".join(Row._fields)
+_COLUMNS = ", ".join([*Row._fields, "seal"])
 
 
 def _recovering(
@@ -218,44 +221,44 @@ class Index:
     def pieces_at(self, end_key: str) -> list[Row]:
         """Pieces that end at a key, the longest first."""
         query = f"SELECT {_COLUMNS} FROM pieces WHERE end_key=? ORDER BY start_update, piece"
-        return [Row(*row) for row in self._database.execute(query, (end_key,))]
+        return [Row(*_whole(row)) for row in self._database.execute(query, (end_key,))]
 
     @_recovering
     def pieces(self) -> list[Row]:
         """All pieces, ordered by the update they end at."""
         query = f"SELECT {_COLUMNS} FROM pieces ORDER BY end_update, end_key, piece"
-        return [Row(*row) for row in self._database.execute(query)]
+        return [Row(*_whole(row)) for row in self._database.execute(query)]
 
     @_recovering
     def piece(self, piece: str) -> Row | None:
         """One piece by its id."""
         query = f"SELECT {_COLUMNS} FROM pieces WHERE piece=?"
         row = self._database.execute(query, (piece,)).fetchone()
-        return Row(*row) if row else None
+        return Row(*_whole(row)) if row else None
 
     @_recovering
     def sides_at(self, key: str) -> dict[str, str]:
         """Digest of each observer's state at a key."""
-        query = "SELECT observer, digest FROM sides WHERE end_key=?"
-        return dict(self._database.execute(query, (key,)).fetchall())
+        query = "SELECT * FROM sides WHERE end_key=?"
+        return {observer: digest for _, observer, digest, _ in map(_whole, self._database.execute(query, (key,)))}
 
     @_recovering
     def side_digests(self) -> list[tuple[str, str]]:
         """(key, digest) of all observer states."""
-        return self._database.execute("SELECT end_key, digest FROM sides").fetchall()
+        return [(key, digest) for key, _, digest, _ in map(_whole, self._database.execute("SELECT * FROM sides"))]
 
     @_recovering
     def measurements_at(self, key: str) -> dict[str, tuple[int, str, str]]:
         """(update, value as float.hex, piece) by name at one key."""
-        query = "SELECT name, at, value, piece FROM measurements WHERE key=?"
-        return {name: (at, value, piece) for name, at, value, piece in self._database.execute(query, (key,))}
+        found = self._database.execute("SELECT * FROM measurements WHERE key=?", (key,))
+        return {name: (at, value, piece) for _, name, at, value, piece in map(_whole, found)}
 
     @_recovering
     def measurements(self, keys: Collection[str]) -> list[tuple[str, str, str]]:
         """(key, name, value as float.hex) for all of `keys`."""
-        query = "SELECT m.key, m.name, m.value FROM wanted CROSS JOIN measurements m USING (key)"
+        query = "SELECT m.* FROM wanted w CROSS JOIN measurements m ON m.key = w.key"
         with self._wanted(keys) as db:
-            return db.execute(query).fetchall()
+            return [(key, name, value) for key, name, _, value, _ in map(_whole, db.execute(query))]
 
     @_recovering
     def digests(self, keys: Collection[str]) -> dict[str, str]:
@@ -278,17 +281,16 @@ class Index:
     @_recovering
     def on_tracks(self, tracks: Collection[str]) -> list[Row]:
         """Pieces on any of `tracks`."""
-        columns = ", ".join(f"p.{name}" for name in Row._fields)
-        query = f"SELECT {columns} FROM wanted w CROSS JOIN pieces p ON p.track = w.key"
+        query = f"SELECT {_COLUMNS} FROM wanted w CROSS JOIN pieces p ON p.track = w.key"
         with self._wanted(tracks) as db:
-            return [Row(*row) for row in db.execute(query)]
+            return [Row(*_whole(row)) for row in db.execute(query)]
 
     @_recovering
     def observers_at(self, keys: Collection[str]) -> list[tuple[str, str, str]]:
         """(key, observer, digest) of the observer states at `keys`."""
-        query = "SELECT s.end_key, s.observer, s.digest FROM wanted w CROSS JOIN sides s ON s.end_key = w.key"
+        query = "SELECT s.* FROM wanted w CROSS JOIN sides s ON s.end_key = w.key"
         with self._wanted(keys) as db:
-            return db.execute(query).fetchall()
+            return [(key, observer, digest) for key, observer, digest, _ in map(_whole, db.execute(query))]
 
     @_recovering
     def states_with(self, digest: str) -> set[str]:
@@ -305,7 +307,8 @@ class Index:
     @_recovering
     def all_measurements(self) -> set[tuple[str, str, str]]:
         """(key, name, value as float.hex) of everything measured."""
-        return set(self._database.execute("SELECT key, name, value FROM measurements").fetchall())
+        found = self._database.execute("SELECT * FROM measurements")
+        return {(key, name, value) for key, name, _, value, _ in map(_whole, found)}
 
     @_recovering
     def conflicts(self) -> list[tuple[str, str]]:
@@ -336,22 +339,34 @@ def _ingest(db: sqlite3.Connection, manifest: Manifest, measurements: Sequence[M
         measurements=manifest.measurements,
         track=manifest.track,
         offset=manifest.offset,
-        seconds=manifest.seconds,
+        seconds=float(manifest.seconds),
     )
-    db.execute(f"INSERT INTO pieces VALUES ({', '.join('?' * len(row))})", row)
+    db.execute(f"INSERT INTO pieces VALUES ({', '.join('?' * (len(row) + 1))})", _sealed(*row))
     for observer, (digest, size) in manifest.sides.items():
-        db.execute("INSERT OR IGNORE INTO sides VALUES (?, ?, ?, ?)", (key, observer, digest, size))
+        db.execute("INSERT OR IGNORE INTO sides VALUES (?, ?, ?, ?, ?)", _sealed(key, observer, digest, size))
         query = "SELECT digest FROM sides WHERE end_key=? AND observer=?"
         (kept,) = db.execute(query, (key, observer)).fetchone()
         if kept != digest:
             conflicts.append((key, f"states of observer {observer!r}: {kept} and {digest}"))
     for m in measurements:
         value = float(m.value).hex()
-        fields = (m.key, m.name, m.update, value, manifest.piece)
-        db.execute("INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?, ?)", fields)
+        fields = _sealed(m.key, m.name, m.update, value, manifest.piece)
+        db.execute("INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?, ?, ?)", fields)
         query = "SELECT value FROM measurements WHERE key=? AND name=?"
         (kept,) = db.execute(query, (m.key, m.name)).fetchone()
         if kept != value:
             old, new = float.fromhex(kept), float.fromhex(value)
             conflicts.append((m.key, f"measurement {m.name!r}: {old!r} and {new!r}"))
     db.executemany("INSERT OR IGNORE INTO conflicts VALUES (?, ?)", conflicts)
+
+
+def _sealed(*values: Any) -> tuple[Any, ...]:
+    """A row with its check sum."""
+    return (*values, zlib.crc32(repr(values).encode()))
+
+
+def _whole(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A row without its check sum. Raises sqlite3.DatabaseError where they do not match."""
+    if _sealed(*row[:-1]) != row:
+        raise sqlite3.DatabaseError("a row of the index is damaged")
+    return row[:-1]

@@ -112,7 +112,7 @@ class Lease:
 
 
 def _owner(record: bytes) -> str | None:
-    """Who wrote a record; nobody where it is damaged: records are not synced, and a lost lease costs double work only."""
+    """Who wrote a record; nobody where it is damaged (records are not synced): double work at worst."""
     try:
         owner = json.loads(record)["owner"]
     except (ValueError, KeyError, TypeError):
