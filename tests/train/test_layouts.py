@@ -118,3 +118,24 @@ def test_what_cannot_be_shared_exactly_is_refused() -> None:
     for world, shard, micro in ((3, 3, 6), (4, 4, 6), (2, 2, 3)):
         with pytest.raises(StudyError, match="power"):
             Layout(world, 0, shard).share(micro)
+
+
+def test_compiled_shards_are_refused_before_anything_trains(tmp_path: Path) -> None:
+    import isoloss
+
+    study = {
+        "study": "compiled",
+        "data": {"source": "blobs", "classes": 4, "samples": 640},
+        "model": {"family": "f1", "width": 12, "depth": 2},
+        "training": {
+            "optimizer": {"lr": 0.01},
+            "batch": "16 samples",
+            "micro_batches": 2,
+            "ghost_size": 2,
+            "compile": True,
+        },
+        "duration": "4 updates",
+        "evaluation": {"samples": 64},
+    }
+    with pytest.raises(StudyError, match=r"training.compile.*allowed: --shard 1"):
+        isoloss.run(study, tmp_path / "store", processes=2, shard=2, quiet=True)

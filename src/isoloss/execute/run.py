@@ -35,6 +35,7 @@ from isoloss.recipe.canonical import digest
 from isoloss.recipe.errors import RunFailed, StudyError, nearest
 from isoloss.store import Lease, Store
 from isoloss.study import Study
+from isoloss.train import optimizers
 from isoloss.train.numerics import device_kind
 from isoloss.train.parallel.layout import Parallel
 
@@ -137,7 +138,10 @@ def execute(
     # Every cell is lowered once before anything trains, those behind tuning too, so that all mistakes come first.
     cells = expected(study, lowering, alone=not options.share)
     for lowered in cells:
-        parallel.layout().share(lowered.run.phases[0].rule.micro_batches)
+        for phase in lowered.run.phases:
+            parallel.layout().share(phase.rule.micro_batches)
+            if parallel.shard > 1:
+                optimizers.check_sharded(phase.rule.optimizer, phase.rule.methods, lowered.run.numerics)
 
     def done(work: Work) -> bool:
         """Whether another driver has trained and measured all of it since the plan was made."""

@@ -22,6 +22,8 @@ from isoloss.execute.worker import main
 from isoloss.recipe.errors import RunFailed
 from isoloss.train.parallel.layout import Parallel
 
+SETTLING = 30.0
+"""Seconds that a state published on another machine may take to be seen here."""
 PATIENCE = 300.0
 """Seconds in which all processes must have come."""
 
@@ -47,7 +49,7 @@ def serve() -> None:
     with Client((host, int(port)), authkey=bytes.fromhex(key)) as connection:
         connection.send(rank())
         setting = connection.recv()
-        main(connection, Event(), replace(setting, rank=rank()))
+        main(connection, Event(), replace(setting, rank=rank()), SETTLING)
 
 
 class Worker(local.Worker):

@@ -54,8 +54,8 @@ class Setting:
         return self.parallel.layout(self.rank, device_kind())
 
 
-def main(connection: Connection, halting: Event, setting: Setting) -> None:
-    """Serve segments until the pipe closes."""
+def main(connection: Connection, halting: Event, setting: Setting, settling: float = 0.0) -> None:
+    """Serve segments until the pipe closes; ``settling`` as in ``job.execute``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_driver()
     prepare(setting)
@@ -79,7 +79,7 @@ def main(connection: Connection, halting: Event, setting: Setting) -> None:
             job = connection.recv()
         except (EOFError, OSError):
             os._exit(0)
-        serve(job, store, layout, say, halting.is_set)
+        serve(job, store, layout, say, halting.is_set, settling)
 
 
 def _end_with_driver() -> None:

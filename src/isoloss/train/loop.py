@@ -95,7 +95,7 @@ class Trainer:
         }
         compiled, several = bool(numerics["compiled"]), self.rule.micro_batches > 1
         if self.layout.shard > 1:
-            optimizers.check_sharded(self.rule.optimizer, self.rule.methods)
+            optimizers.check_sharded(self.rule.optimizer, self.rule.methods, numerics)
             wrapped = wrappers.of_kind(self.rule.methods, *wrappers.WRAPPERS) is not None
             self.body: Body = ShardedBody(
                 model, self.layout, precision=str(numerics["precision"]), compiled=compiled, placing=placing,

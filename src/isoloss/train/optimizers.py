@@ -88,8 +88,13 @@ def build(
     return made
 
 
-def check_sharded(record: Mapping[str, Any], methods: Sequence[Mapping[str, Any]]) -> None:
+def check_sharded(record: Mapping[str, Any], methods: Sequence[Mapping[str, Any]], numerics: Mapping[str, Any]) -> None:
     """Raise ``StudyError`` for what needs whole parameters, which no process has when they are sharded."""
+    if numerics["compiled"]:
+        raise StudyError(
+            "training.compile: with a sharded copy of the weights other graphs are compiled, so other bits come out "
+            "under the same key; allowed: --shard 1, or compile: false"
+        )
     allowed = (*ELEMENTWISE, *LAYER_WISE)
     if record["name"] not in allowed:
         raise StudyError(
