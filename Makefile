@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart test fast lint format types bench docs clean
+.PHONY: install quickstart test fast chaos lint format types bench docs clean
 
 install: $(INSTALLED)
 
@@ -23,6 +23,10 @@ test: install lint types
 
 fast: install
 	$(VENV)/bin/python -m pytest -m 'not slow'
+
+chaos: install
+	$(VENV)/bin/python -m tests.chaos.chaos --faults 500 --seed 0 --out docs/reliability-counts.json
+	$(VENV)/bin/python -m tests.chaos.table
 
 lint: install
 	$(VENV)/bin/ruff check .
