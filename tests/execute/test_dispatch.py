@@ -8,6 +8,7 @@ import io
 import multiprocessing.forkserver
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.console import Console
 
 import isoloss
 from isoloss.execute import local
+from isoloss.execute import run as execution
 from isoloss.execute.footprint import footprint
 from isoloss.plan.demands import expected
 from isoloss.plan.footprint import PROGRAM, activations
@@ -134,3 +136,13 @@ def test_a_gang_whose_processes_all_fail_trains_the_next_run(
     results = isoloss.run(small, tmp_path / "store", workers=1, processes=2, shard=2, quiet=True)
     assert sorted(result.status for result in results.results) == ["done", "done", "failed"]
     assert len(started) == 1
+
+
+def test_who_is_known_to_be_gone() -> None:
+    """Only a process of this machine that ended; a lease may be damaged, or another program's."""
+    here, me = socket.gethostname(), os.getpid()
+    assert not execution._gone(f"{here} {me} {execution._born(me)}")
+    assert execution._gone(f"{here} {me} 1")  # somebody else had the number before
+    assert not execution._gone(f"elsewhere {me} 1")
+    for damaged in ("", here, f"{here} {me}", f"{here} {me} ", f"{here}\0 {me} 1", "a b c d"):
+        assert not execution._gone(damaged)

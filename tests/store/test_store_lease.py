@@ -33,6 +33,17 @@ def test_take_beat_release(store):
     assert len(list((store.path / "leases" / "piece").iterdir())) == 1
 
 
+@pytest.mark.parametrize("record", [b"", b'{"owner":"a', b"\xff\xfe", b"[]", b'{"other":"a"}', b'{"owner":7}'])
+def test_a_damaged_record_names_nobody(store, record):
+    """Records are not synced, so a loss of power may leave anything; work must go on all the same."""
+    a, b = store.lease("piece", "a"), store.lease("piece", "b")
+    a.take()
+    (file,) = (store.path / "leases" / "piece").iterdir()
+    file.write_bytes(record)
+    assert b.holder() is None and b.take() and b.holder() == "b"
+    assert not a.beat()
+
+
 def test_leases_of_different_names_are_independent(store):
     assert store.lease("x", "a").take() and store.lease("y", "b").take()
 
