@@ -20,7 +20,7 @@ COMMANDS = {
     "store": [["store.py"]],
     "branch": [["branch.py"]],
     "parallel": [["parallel.py"], ["parallel.py", "--saving"]],
-    "fan_out": [["fan_out.py"]],
+    "fan_out": [["fan_out.py", "--quickstart", "--rounds", "2"], ["fan_out.py"]],
     "laws": [["laws.py", "--write"]],
     "methods": [["methods.py", "--write"]],
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,33 @@ SMALL: dict[str, Any] = {
 def small() -> dict[str, Any]:
     """A study of seconds: a Markov chain, one tiny model, three arms, two durations, two seeds."""
     return copy.deepcopy(SMALL)
+
+
+BREAKING = """from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, vocabulary, fail):
+        super().__init__()
+        self.fail, self.count = fail, 0
+        self.embedding = nn.Embedding(vocabulary, vocabulary)
+
+    def forward(self, tokens):
+        self.count += 1
+        if self.fail and self.count > 12:
+            raise RuntimeError('no such luck')
+        return self.embedding(tokens)
+"""
+
+
+@pytest.fixture
+def breaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], dict[str, Any]]:
+    """A user's model in a file of its own, as a study names it: one that fails in training, or one that does not."""
+    name = f"breaking_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(BREAKING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return lambda fail: {"name": f"{name}:Net", "fail": fail}
 
 
 @pytest.fixture(scope="session")

@@ -151,19 +151,24 @@ class Case:
             self.record.problems.append(f"`isoloss {name}` ended with {code}, allowed {sorted(allowed)}: {said[-600:]}")
         if "Traceback" in said:
             self.record.problems.append(f"`isoloss {name}` printed a traceback: {said[-1500:]}")
-        lines = [line for line in driver.said().splitlines() if line.startswith("isoloss: ")]
+        if not driver.cut():
+            self._listen(name, code, driver.said(), (words or {}).get(code))
+        if name == "run" and (code != 0 or any(sign in said for sign in SIGNS)):
+            self.record.noticed = True
+        return code
+
+    def _listen(self, name: str, code: int, said: str, wanted: str | None) -> None:
+        """One line says why it failed, in the words that are wanted."""
+        lines = [line for line in said.splitlines() if line.startswith("isoloss: ")]
+        said = re.sub(r"\s+", " ", said)
         if len(lines) > 1 or (code > 0 and name == "run" and not lines and "failed " not in said):
             self.record.problems.append(
                 f"`isoloss {name}` ended with {code} and {len(lines)} lines that say why: {said[-400:]}"
             )
-        wanted = (words or {}).get(code)
         if wanted and not re.search(wanted, said):
             self.record.problems.append(
                 f"`isoloss {name}` ended with {code} and does not say {wanted!r}: {said[-400:]}"
             )
-        if name == "run" and (code != 0 or any(sign in said for sign in SIGNS)):
-            self.record.noticed = True
-        return code
 
     def ask(self, *given: str, allowed: Collection[int] = (0,)) -> tuple[int, dict[str, Any]]:
         """Exit code and JSON of a command about the store."""

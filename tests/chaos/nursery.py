@@ -125,6 +125,11 @@ class Driver:
         """Everything that it and its workers have printed."""
         return self.said_in.read_text(errors="replace")
 
+    def cut(self) -> bool:
+        """Whether what it said met the limit of files too, so that the last words are missing."""
+        limit = self.hooks.file_limit
+        return limit is not None and self.said_in.stat().st_size >= limit
+
 
 def _become(command: Sequence[str], folder: Path, said_in: Path, hooks: Hooks, tell: int) -> None:
     """Never returns: this process is the command from here on."""

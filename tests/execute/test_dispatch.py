@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,10 @@ def test_a_worker_that_hangs_is_replaced(small: dict[str, Any], tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.multiprocess
 def test_a_gang_whose_processes_all_fail_trains_the_next_run(
-    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: dict[str, Any],
+    breaking: Callable[[bool], dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nobody waits for anybody then; under torchrun there would be no other worker."""
     started: list[local.Worker] = []
@@ -127,14 +131,21 @@ def test_a_gang_whose_processes_all_fail_trains_the_next_run(
 
     monkeypatch.setattr(local.Pool, "start", noted)
     small["training"]["micro_batches"] = 2
-    small["grid"] = {"duration": ["10 updates"], "seed": [0]}
+    small["grid"] = {"duration": ["20 updates"], "seed": [0]}
+    small["schedule"] = {"shape": "constant"}
+    small["baseline"]["arm"] = "fine"
     small["arms"] = {
-        "muon": {"training": {"optimizer": {"name": "muon", "lr": 0.02}}},
-        "cosine": small["arms"]["cosine"],
-        "lamb": {"training": {"optimizer": {"name": "lamb", "lr": 0.02}}},
+        "broken": {"model": breaking(True)},
+        "fine": {"model": breaking(False)},
+        "lamb": {"model": breaking(False), "training": {"optimizer": {"name": "lamb", "lr": 0.02}}},
     }
-    results = isoloss.run(small, tmp_path / "store", workers=1, processes=2, shard=2, quiet=True)
-    assert sorted(result.status for result in results.results) == ["done", "done", "failed"]
+    results = isoloss.run(small, tmp_path / "store", workers=1, processes=2, quiet=True)
+    assert {result.arm: result.status for result in results.results} == {
+        "broken": "failed",
+        "fine": "done",
+        "lamb": "done",
+    }
+    assert "no such luck" in str(results.failures)
     assert len(started) == 1
 
 

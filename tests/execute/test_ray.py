@@ -171,25 +171,11 @@ def test_a_node_with_other_numerics_is_refused(cluster: Any, tmp_path: Path, lon
         cluster.remove_node(node)
 
 
-def test_a_run_that_fails_is_named(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fails_is_named(cluster: Any, tmp_path: Path, breaking: Callable[[bool], dict[str, Any]]) -> None:
     """The user's module lies beside the study: workers find it by its path."""
-    (tmp_path / "breaking_on_ray.py").write_text(
-        "from torch import nn\n\n\n"
-        "class Net(nn.Module):\n"
-        "    def __init__(self, vocabulary, fail):\n"
-        "        super().__init__()\n"
-        "        self.fail, self.count = fail, 0\n"
-        "        self.embedding = nn.Embedding(vocabulary, vocabulary)\n\n"
-        "    def forward(self, tokens):\n"
-        "        self.count += 1\n"
-        "        if self.fail and self.count > 12:\n"
-        "            raise RuntimeError('no such luck')\n"
-        "        return self.embedding(tokens)\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
     study = copy.deepcopy(SMALL)
-    study["model"] = {"name": "breaking_on_ray:Net", "fail": False}
-    study["arms"] = {"fine": {}, "broken": {"model": {"name": "breaking_on_ray:Net", "fail": True}}}
+    study["model"] = breaking(False)
+    study["arms"] = {"fine": {}, "broken": {"model": breaking(True)}}
     study["schedule"] = {"shape": "constant"}
     study["baseline"]["arm"] = "fine"
     study["grid"] = {"duration": ["20 updates"], "seed": [0]}

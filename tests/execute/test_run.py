@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,25 +153,10 @@ def test_divergence_is_recorded_and_the_study_goes_on(small: dict[str, Any], tmp
 
 
 def test_a_failing_run_is_one_message_and_the_others_finish(
-    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: dict[str, Any], breaking: Callable[[bool], dict[str, Any]], tmp_path: Path
 ) -> None:
-    (tmp_path / "breaking.py").write_text(
-        "from torch import nn\n\n\n"
-        "class Net(nn.Module):\n"
-        "    def __init__(self, vocabulary, fail):\n"
-        "        super().__init__()\n"
-        "        self.fail, self.count = fail, 0\n"
-        "        self.embedding = nn.Embedding(vocabulary, vocabulary)\n\n"
-        "    def forward(self, tokens):\n"
-        "        self.count += 1\n"
-        "        if self.fail and self.count > 12:\n"
-        "            raise RuntimeError('no such luck')\n"
-        "        return self.embedding(tokens)\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    small["model"] = {"name": "breaking:Net", "fail": False}
-    small["arms"] = {"fine": {}, "broken": {"model": {"name": "breaking:Net", "fail": True}}}
+    small["model"] = breaking(False)
+    small["arms"] = {"fine": {}, "broken": {"model": breaking(True)}}
     small["schedule"] = {"shape": "constant"}
     small["baseline"]["arm"] = "fine"
     small["grid"]["seed"] = [0]

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import isoloss
-from isoloss.worth.width import vertex, width_transfer
+from isoloss.plan.optimum import vertex
+from isoloss.worth.width import width_transfer
 
 RATES = [2.0**k * 1e-3 for k in range(8)]
 

@@ -121,12 +121,19 @@ def export(
     states: Annotated[
         bool, typer.Option("--states", help="Also copy states, not only measurements and curves.")
     ] = False,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", help="Of training curves, kept in a .parquet file; repeat it."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Copy a store's measurements and curves into a smaller one that can serve as a read-only layer (--under)."""
+    """Copy a store's measurements and curves into a smaller one that can serve as a read-only layer (--under).
+
+    A TARGET that ends in .parquet becomes one file of all measurements.
+    """
     from isoloss.store import Store
 
-    count = Store(place, create=False).export(target, states=states)
+    count = Store(place, create=False).export(target, states=states, columns=columns or ())
     if json:
         show({"pieces": count, "target": str(target)})
     else:

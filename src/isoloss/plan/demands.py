@@ -18,6 +18,7 @@ from isoloss.plan.tuning import (
     Choice,
     Setting,
     Trial,
+    beyond,
     choose,
     filled,
     label,
@@ -96,8 +97,9 @@ def stage(study: Study, memory: Memory, lowering: Lowering, *, alone: bool = Fal
     cells = study.cells
     if not cells:
         raise StudyError(f"{study.name}: nothing to train: the study has no runs")
-    trials = _trials(study, cells, lowering, alone)
-    trials = _read(trials, memory)
+    trials = _read(_trials(study, cells, lowering, alone), memory)
+    while study.tune and (further := beyond(trials, study.tune)):
+        trials += _read([_trial(*one, cells, lowering, alone) for one in further], memory)
     choices = choose(trials, study.tune) if study.tune else []
     undecided = {t.arm for t in trials if t.loss is None}
     follow = study.tune.follow if study.tune else {}
@@ -160,18 +162,28 @@ def _planned(cell: Cell, study: Study, choices: Sequence[Choice], lowering: Lowe
 def _trials(study: Study, cells: Sequence[Cell], lowering: Lowering, alone: bool) -> list[Trial]:
     if study.tune is None:
         return []
-    found = []
-    for arm in dict.fromkeys(c.arm for c in cells if c.arm not in study.tune.follow):
-        for point in study.tune.at:
-            here = _at(arm, point, cells)
-            for values in study.tune.candidates():
-                cell = filled(here, values)
-                # Trials are judged by their loss: nobody asks for other metrics of them.
-                config = {**cell.config, "evaluation": {**cell.config["evaluation"], "metrics": []}}
-                lr = rate(cell, values)
-                lowered = lowering(config, lr, where=f"tune {label(values)} {name_of(cell)}", alone=alone)
-                found.append(Trial(arm, point, cell, lowered, lr, values=values))
-    return found
+    return [
+        _trial(arm, point, values, cells, lowering, alone)
+        for arm in dict.fromkeys(c.arm for c in cells if c.arm not in study.tune.follow)
+        for point in study.tune.at
+        for values in study.tune.candidates()
+    ]
+
+
+def _trial(
+    arm: str,
+    point: Mapping[str, Any],
+    values: Mapping[str, Any],
+    cells: Sequence[Cell],
+    lowering: Lowering,
+    alone: bool,
+) -> Trial:
+    cell = filled(_at(arm, point, cells), values)
+    # Trials are judged by their loss: nobody asks for other metrics of them.
+    config = {**cell.config, "evaluation": {**cell.config["evaluation"], "metrics": []}}
+    lr = rate(cell, values)
+    lowered = lowering(config, lr, where=f"tune {label(values)} {name_of(cell)}", alone=alone)
+    return Trial(arm, point, cell, lowered, lr, values=values)
 
 
 def _at(arm: str, point: Mapping[str, Any], cells: Sequence[Cell]) -> Cell:

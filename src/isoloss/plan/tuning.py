@@ -9,6 +9,7 @@ from typing import Any
 
 from isoloss import models
 from isoloss.plan.lower import Lowered
+from isoloss.plan.optimum import vertex
 from isoloss.recipe.units import Quantity
 from isoloss.study import Cell, Tune
 from isoloss.study.checks import LR, TUNED, put
@@ -36,19 +37,24 @@ class Trial:
 class Choice:
     """The winner of one arm at one point.
 
-    ``edge``: its learning rate lies at an end of the candidates; ``edges``: all paths of which that is true.
-    ``losses``: by learning rate, the lowest over the other paths; ``table``: of every candidate.
+    ``lr``: what is used, the winner's or the vertex of a parabola around it. ``edges``: the paths whose value lies at
+    an end of the candidates. ``losses``: by learning rate, the lowest over the other paths; ``table``: of every
+    candidate.
     """
 
     arm: str
     point: Mapping[str, Any]
     N: int
     lr: float
-    edge: bool
     losses: Mapping[float, float]
     values: Mapping[str, Any]
     edges: tuple[str, ...]
     table: tuple[tuple[Mapping[str, Any], float], ...]
+
+    @property
+    def edge(self) -> bool:
+        """Whether its learning rate lies at an end of the candidates."""
+        return TUNED_PATH in self.edges
 
 
 @dataclass(frozen=True)
@@ -99,11 +105,42 @@ def middle(tune: Tune | None) -> dict[str, Any]:
 
 def choose(trials: Sequence[Trial], tune: Tune) -> list[Choice]:
     """The candidate of lowest mean loss over the seeds of a point; of equals, as where all diverged, the smallest."""
+    return [_choice(group, tune) for group in _groups(trials) if all(t.loss is not None for t in group)]
+
+
+def _groups(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Trials of one arm at one point, all its seeds."""
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
         place = sorted((k, str(v)) for k, v in trial.point.items() if k != "seed")
         groups.setdefault((trial.arm, repr(place)), []).append(trial)
-    return [_choice(group, tune) for group in groups.values() if all(t.loss is not None for t in group)]
+    return list(groups.values())
+
+
+def beyond(trials: Sequence[Trial], tune: Tune) -> list[tuple[str, Mapping[str, Any], dict[str, Any]]]:
+    """(arm, point, candidate) of what is to be tried next where a learning rate at an end of its list is the best.
+
+    The next one beyond that end, in the ratio of the last two, with every combination of the other paths.
+    """
+    found = []
+    for group in _groups(trials):
+        rates = sorted({t.lr for t in group})
+        added = len(rates) - len(set(tune.values.get(TUNED_PATH, ())))
+        if added >= tune.extend or any(t.loss is None for t in group):
+            continue
+        choice = _choice(group, tune)
+        if not choice.edge or math.isinf(min(choice.losses.values())):
+            continue
+        best = choice.values[TUNED_PATH]
+        following = rates[0] ** 2 / rates[1] if best == rates[0] else rates[-1] ** 2 / rates[-2]
+        others = {repr([v for path, v in t.values.items() if path != TUNED_PATH]): t.values for t in group}
+        points = {repr(sorted((k, str(v)) for k, v in t.point.items())): t.point for t in group}
+        found += [
+            (choice.arm, point, {**values, TUNED_PATH: _rounded(following)})
+            for point in points.values()
+            for values in others.values()
+        ]
+    return found
 
 
 def _choice(group: Sequence[Trial], tune: Tune) -> Choice:
@@ -114,7 +151,8 @@ def _choice(group: Sequence[Trial], tune: Tune) -> Choice:
         first.setdefault(name, trial)
         losses.setdefault(name, []).append(math.inf if trial.loss is None else trial.loss)
     known = {name: sum(each) / len(each) for name, each in losses.items()}
-    ranked = {path: _ordered(values) or list(values) for path, values in tune.values.items()}
+    tried = {path: list(dict.fromkeys(t.values[path] for t in group)) for path in tune.values}
+    ranked = {path: _ordered(values) or values for path, values in tried.items()}
 
     def rank(name: str) -> tuple[float, list[int]]:
         return known[name], [ranked[path].index(value) for path, value in first[name].values.items()]
@@ -124,24 +162,35 @@ def _choice(group: Sequence[Trial], tune: Tune) -> Choice:
     for name, loss in known.items():
         lr = first[name].lr
         by_rate[lr] = min(loss, by_rate.get(lr, math.inf))
-    edges = tuple(path for path, value in best.values.items() if _at_edge(value, path, tune))
+    edges = tuple(
+        path for path, value in best.values.items() if _at_edge(value, tried[path], tune.bounds.get(path, ()))
+    )
     return Choice(
         arm=best.arm,
         point={k: v for k, v in best.point.items() if k != "seed"},
         N=best.lowered.facts.N,
-        lr=best.lr,
-        edge=TUNED_PATH in edges,
+        lr=_lowest(by_rate, best.lr) if tune.optimum == "parabola" else best.lr,
         losses=by_rate,
         values=best.values,
-        edges=edges,
+        edges=tuple(edges),
         table=tuple((first[name].values, loss) for name, loss in known.items()),
     )
 
 
-def _at_edge(value: Any, path: str, tune: Tune) -> bool:
+def _lowest(losses: Mapping[float, float], best: float) -> float:
+    """The vertex of a parabola where it lies between the best candidate's neighbours, else the best candidate."""
+    rates = sorted(losses)
+    place = rates.index(best)
+    found = vertex(losses)
+    if found is None or not rates[place - 1] < found < rates[place + 1]:
+        return best
+    return _rounded(found)
+
+
+def _at_edge(value: Any, tried: Sequence[Any], bounds: Sequence[Any]) -> bool:
     """Whether a better value may lie beyond: only among numbers in an order, and where more is allowed."""
-    ordered = _ordered(tune.values[path])
-    if ordered is None or len(ordered) < 2 or value in tune.bounds.get(path, ()):
+    ordered = _ordered(tried)
+    if ordered is None or len(ordered) < 2 or value in bounds:
         return False
     return value in (ordered[0], ordered[-1])
 
@@ -210,9 +259,10 @@ def _from(choices: Sequence[Choice], judged: Sequence[Choice], rule: str) -> dic
 def _best_of_all(choices: Sequence[Choice]) -> dict[str, Any]:
     if all(c.values == choices[0].values for c in choices):
         return dict(choices[0].values)
-    sums = [sum(losses) for losses in zip(*([loss for _, loss in c.table] for c in choices), strict=True)]
-    best = min(range(len(sums)), key=sums.__getitem__)
-    return dict(choices[0].table[best][0])
+    tables = [{repr([*values.values()]): loss for values, loss in c.table} for c in choices]
+    everywhere = {name: sum(table[name] for table in tables) for name in tables[0] if all(name in t for t in tables)}
+    best = min(everywhere, key=lambda name: everywhere[name])
+    return next(dict(values) for values, _ in choices[0].table if repr([*values.values()]) == best)
 
 
 def _mean(choices: Sequence[Choice]) -> float:

@@ -1,4 +1,4 @@
-"""Where a store may be: a folder, or a URL of object storage."""
+"""Where a store may be: a folder, a URL of object storage, or (to be read only) a file of measurements."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from isoloss.recipe.errors import StoreError
 from isoloss.store.backend import Backend, PosixBackend
 from isoloss.store.cache import BlobCache, cache_bytes, cache_folder
 from isoloss.store.objects import ObjectBackend
+from isoloss.store.packed import SUFFIX, PackedBackend
 
 _SCHEMES = ("s3", "gs")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)(.*)")
@@ -30,11 +31,11 @@ class Url(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A place with its backend; `index_folder`: where its index may live, on this machine."""
+    """A place with its backend; `index_folder`: where its index may live, on this machine (None: in memory)."""
 
     location: str
     backend: Backend
-    index_folder: Path
+    index_folder: Path | None
     remote: bool
 
 
@@ -58,6 +59,8 @@ def opened(place: str | Path, backend: Callable[[Any], Backend] | None = None) -
     """A place with its backend (`backend` makes another one of the parsed place). Raises StoreError."""
     where = parse(place)
     if isinstance(where, Path):
+        if where.suffix == SUFFIX:
+            return Opened(str(where), PackedBackend(where), None, False)
         return Opened(str(where), (backend or PosixBackend)(where), where / "index", False)
     made = (backend or object_backend)(where)
     address = made.bucket.address if isinstance(made, ObjectBackend) else ""

@@ -20,6 +20,7 @@ from isoloss.store.backend import Backend
 from isoloss.store.index import Row
 from isoloss.store.layer import DamagedBlob, Layer, open_layer
 from isoloss.store.lease import Lease
+from isoloss.store.packed import SUFFIX, pack
 from isoloss.store.pieces import Manifest, Piece, Side, manifest_name, piece_id
 from isoloss.store.tables import encode_curve, encode_measurements
 from isoloss.store.tensors import Blob, blob_name, encode
@@ -37,10 +38,10 @@ class Store:
     """A place of trained pieces, over read-only stores that serve as a base.
 
     `Store(place)` opens or makes one (`create=False`: opens only); a place is a folder, or a URL of object storage
-    (s3://bucket/prefix, gs://bucket/prefix). Reads look through `place`, then `under` in order; writes go to
-    `place`. Safe for any number of processes at once. `location` says where it is, for people and for
-    `Store(location)` in another process. Raises StoreError where a place is no store, was written by a newer
-    version, or cannot be used.
+    (s3://bucket/prefix, gs://bucket/prefix), or a file of measurements (.parquet), which is only read. Reads look
+    through `place`, then `under` in order; writes go to `place`. Safe for any number of processes at once. `location`
+    says where it is, for people and for `Store(location)` in another process. Raises StoreError where a place is no
+    store, was written by a newer version, or cannot be used.
     """
 
     def __init__(
@@ -63,7 +64,8 @@ class Store:
             open_layer(base.location, base.backend, create=False)
             name = f"under-{hashlib.sha256(base.location.encode()).hexdigest()[:16]}"
             cache = places.blob_cache() if base.remote else None
-            self.layers.append(Layer(base.backend, top.backend, top.index_folder, name, cache))
+            folder = top.index_folder if base.index_folder else None
+            self.layers.append(Layer(base.backend, top.backend, folder, name, cache))
             self.under.append(base.location)
 
     @property
@@ -377,13 +379,24 @@ class Store:
         give_up = [] if pinned is None else self.retain(pinned, newest, every, dry_run=True)
         return upkeep.gc(self.top, dry_run, grace, give_up)
 
-    def export(self, place: str | Path, keys: Collection[str] | None = None, states: bool = False) -> int:
+    def export(
+        self,
+        place: str | Path,
+        keys: Collection[str] | None = None,
+        states: bool = False,
+        columns: Collection[str] = (),
+    ) -> int:
         """Copy pieces (all, or those that end at or measure `keys`) into another store; returns how many.
 
         Without `states` it holds curves and measurements only. It can serve as a layer under another store.
+        A `place` that ends in .parquet becomes one file of measurements, with these `columns` of training curves.
         Raises StoreError, NotDeterministic where the target holds other bits at an equal key.
         """
         self.refresh()
+        if str(place).endswith(SUFFIX):
+            if states:
+                raise StoreError(f"{place}: a file of measurements holds no states; allowed: a folder or a URL")
+            return pack(self.layers, place, None if keys is None else set(keys), columns)
         with Store(place) as target:
             return upkeep.export(self.layers, target.top, None if keys is None else set(keys), states)
 

@@ -330,11 +330,16 @@ class Expansion(Parts):
         self.bounds = {path: _bounds(first.leaves[path], values) for path, values in self.tune.items()}
         rates = self.tune.get(LR, ())
         numeric = bool(rates) and all(_number(value) and value > 0 for value in rates)
-        if self.between == "loglinear" and not numeric:
-            values = [value for listed in self.tune.values() for value in listed]
-            what = f"paths other than {LR}" if all(map(_number, values)) else "values that are not positive numbers"
-            self.problems.add(("tune", "between"), f"found 'loglinear' for {what}; allowed: nearest")
-        self.rule = self.between or ("loglinear" if numeric else "nearest")
+        between = self.tuning.get("between")
+        usual = {"between": "nearest", "optimum": "candidate", "extend": 0}
+        for name, plain in usual.items():
+            if not numeric and (given := self.tuning.get(name)) not in (None, plain):
+                values = [value for listed in self.tune.values() for value in listed]
+                what = f"paths other than {LR}" if all(map(_number, values)) else "values that are not positive numbers"
+                self.problems.add(("tune", name), f"found {show(given)} for {what}; allowed: {plain}")
+        if self.tuning.get("extend") and len(set(rates)) < 2:
+            self.problems.add(("tune", "extend"), "found one learning rate to go on from; allowed: two or more")
+        self.rule = between or ("loglinear" if numeric else "nearest")
 
     def _check_tuning(self, variants: dict[str, list[Variant]]) -> None:
         """Whatever wins at the tuning points must fit in every run."""

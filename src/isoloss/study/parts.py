@@ -59,7 +59,7 @@ class Parts:
         self.swept = self._lists("grid", (TOGETHER,))
         self.together = self._together()
         self.tuned = self._lists("tune", ("at", FOLLOW, *Tuning.model_fields))
-        self.between: str | None = None
+        self.tuning: dict[str, Any] = {}
         self.points = self._tuning_points()
         self.follow = self._followers()
         self.extra: Any = UNSAID
@@ -173,7 +173,7 @@ class Parts:
         if not isinstance(given, dict):
             return {}
         own = {key: given[key] for key in Tuning.model_fields if key in given}
-        self.between = resolve(Node(Tuning), own, ("tune",), self._tell).get("between")
+        self.tuning = resolve(Node(Tuning), own, ("tune",), self._tell)
         if not any(path not in ("at", FOLLOW, *Tuning.model_fields) for path in given):
             message = f"found no path to tune; allowed: dotted paths with lists, as {_EXAMPLE['tune']}"
             self.problems.add(("tune",), message)

@@ -252,6 +252,18 @@ class Tuning(Section):
         None,
         description="learning rate at sizes that were not tuned; loglinear in N by default",
     )
+    optimum: Literal["candidate", "parabola"] = Field(
+        "candidate",
+        description="the learning rate that is used: the best candidate, or the lowest point of a parabola in its "
+        "logarithm through the best candidate and up to two on either side",
+    )
+    extend: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="at most so many candidates are added beyond an end of the learning rates, one after the other, "
+        "while the best one lies there; an arm that needs them is charged for them",
+    )
 
 
 class Baseline(Section):

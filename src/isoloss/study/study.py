@@ -53,6 +53,10 @@ class Tune:
     """Arms that are not tuned and take the values of another, by name."""
     bounds: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Candidates by path beyond which nothing is allowed: they are no edge that could be moved."""
+    optimum: str = "candidate"
+    """What learning rate is used: the best "candidate", or the vertex of a "parabola" around it."""
+    extend: int = 0
+    """How many learning rates may be added beyond the ends, where the best one lies there."""
 
     def candidates(self) -> tuple[dict[str, Any], ...]:
         """Every combination of one candidate a path, in the order of the file."""
@@ -167,7 +171,11 @@ def _made(raw: Any, name: str, path: Path | None, text: str | None, lines: dict[
         baseline=done.baseline,
         arms=tuple(Arm(arm, override) for arm, override in done.arms.items()),
         cells=tuple(Cell(*cell) for cell in done.cells),
-        tune=Tune(done.tune, done.at, done.rule, done.follow, done.bounds) if done.tune else None,
+        tune=Tune(
+            done.tune, done.at, done.rule, done.follow, done.bounds, done.tuning["optimum"], done.tuning["extend"]
+        )
+        if done.tune
+        else None,
         grid=done.grid,
         laws=tuple(dict.fromkeys(done.head["laws"])),
         holdout=done.head["holdout"],

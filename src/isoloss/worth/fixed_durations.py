@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isoloss.laws import LawError, fit, get_form
+from isoloss.plan.optimum import bottom
 from isoloss.plan.savings import ENDS, MATRICES, savings
 from isoloss.recipe import catalogue
 from isoloss.worth.compare import LEVEL, interval
 from isoloss.worth.differences import Difference, differences
 from isoloss.worth.results import axes_of, variant_of
-from isoloss.worth.width import bottom
 
 if TYPE_CHECKING:
     from isoloss.laws import Draws, Points
