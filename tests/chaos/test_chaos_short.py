@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.chaos import table
 from tests.chaos.kinds import KINDS
 
 pytestmark = [
@@ -19,6 +20,13 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and Linux's way to adopt orphans"),
 ]
 REPOSITORY = Path(__file__).parents[2]
+
+
+def test_the_counts_in_the_docs_are_those_of_the_last_long_form() -> None:
+    page = (table.DOCS / "reliability.md").read_text()
+    counts = json.loads((table.DOCS / "reliability-counts.json").read_text())["counts"]
+    assert table.BEGIN in page and table.renewed(page) == page
+    assert counts["all"]["injected"] >= 500 and counts["all"]["failures"] == 0 and set(counts) == {*KINDS, "all"}
 
 
 @pytest.fixture(scope="module")
