@@ -68,7 +68,8 @@ def _frame(rows: Sequence[tuple[Manifest, Sequence[Measurement], Mapping[str, np
     for manifest, table, _ in rows:
         for name in (*_TEXT, *_COUNT, "seconds"):
             plain[name].append(getattr(manifest, name))
-        plain["labels"].append(canonical_json(manifest.labels))
+        # The rest says how to train on from a state, with places of data on the machine that trained.
+        plain["labels"].append(canonical_json({k: v for k, v in manifest.labels.items() if k == "numerics"}))
         plain["measurements"].append([m._asdict() for m in table])
     frame = pl.DataFrame(plain, schema=_SCHEMA)
     for name in sorted({name for _, _, curve in rows for name in curve}):
