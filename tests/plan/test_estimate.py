@@ -243,3 +243,20 @@ def test_memory_is_what_a_process_grows_by(shape: tuple[Any, str, str], small: d
     found = json.loads(done.stdout)
     assert found["predicted"] == pytest.approx(found["peak"] - found["before"], rel=0.4)
     assert found["before"] < found["program"]
+
+
+def test_a_stored_state_that_is_only_measured_takes_no_updates() -> None:
+    """Trials ask for no accuracy, so the runs that they became are measured again where they ended."""
+    study = {
+        "study": "x",
+        "data": {"source": "blobs", "samples": 6000, "features": 6, "classes": 3},
+        "model": {"family": "mlp", "depth": 1, "width": 8},
+        "training": {"warmup": "200 samples", "optimizer": {"name": "adamw", "weight_decay": 0.0}},
+        "schedule": {"shape": "constant"},
+        "duration": "3600 samples",
+        "evaluation": {"samples": 100, "metrics": ["accuracy"], "every": "300 samples"},
+        "grid": {"training.batch": ["32 samples", "128 samples", "512 samples", "1024 samples"], "seed": [0, 1, 2]},
+        "tune": {"training.optimizer.lr": [1e-3, 3e-3, 1e-2], "at": {"seed": 0}},
+    }
+    planned = isoloss.plan(study)
+    assert planned.estimate.work >= planned.seconds / planned.estimate.workers > 0

@@ -159,7 +159,8 @@ def played(works: Sequence[Work], speeds: Speeds) -> Schedule:
         after = None
         if work.waits_for and (giver := supplied.get((work.waits_for[0].track.id, work.waits_for[1]))) is not None:
             theirs, segment = spent[giver], works[giver].segment
-            share = (work.waits_for[1] - segment.begin) / (segment.end - segment.begin)
+            # No updates: a stored state that is only measured.
+            share = (work.waits_for[1] - segment.begin) / max(1, segment.end - segment.begin)
             after = giver, theirs.setup + share * (theirs.total - theirs.setup)
         tasks.append(Task(cost.total, after))
     return schedule(tasks, speeds.workers)
