@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 1
 
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart test fast chaos lint format types bench docs clean
+.PHONY: install quickstart test fast chaos lint format types bench docs reproductions clean
 
 install: $(INSTALLED)
 
@@ -19,7 +19,7 @@ quickstart: install
 	$(VENV)/bin/isoloss quickstart
 
 test: install lint types
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 fast: install
 	$(VENV)/bin/python -m pytest -m 'not slow'
@@ -42,5 +42,15 @@ types: install
 bench: install
 	$(VENV)/bin/python benchmarks/run.py
 
+# The pages of the papers' studies, from what is kept of them.
+reproductions: install
+	$(VENV)/bin/python -m reproductions
+
+# The site, in site/; the two references are made anew from what they document.
+docs: install
+	$(VENV)/bin/python -m isoloss.study.reference > docs/study-file.md
+	$(VENV)/bin/python -m isoloss.cli.reference > docs/commands.md
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache quickstart
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache quickstart site

@@ -1,7 +1,7 @@
-"""Put the kept quickstart's numbers into the README, from the result that `isoloss quickstart` wrote.
+"""Put the kept quickstart's numbers into README and docs, from the result that `isoloss quickstart` wrote.
 
 python benchmarks/readme.py quickstart/quickstart.report      keep a result and write the table
-python benchmarks/readme.py                                   write the table from what is kept
+python benchmarks/readme.py                                   write table and sentences from what is kept
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "docs" / "quickstart"
+PAGES = (ROOT / "docs" / "index.md", ROOT / "docs" / "tutorials" / "quickstart.md")
 BEGIN, END = "<!-- quickstart -->", "<!-- /quickstart -->"
 
 
@@ -27,6 +28,11 @@ def keep(report: Path) -> None:
     KEPT.mkdir(exist_ok=True)
     (KEPT / "answer.json").write_text(json.dumps(small, indent=1) + "\n")
     shutil.copy(report / "figures" / "worth.svg", KEPT / "worth.svg")
+
+
+def sentences(answer: dict[str, Any]) -> str:
+    """The summary in Markdown."""
+    return "\n>\n".join(f"> {sentence}" for sentence in answer["summary"])
 
 
 def table(answer: dict[str, Any]) -> str:
@@ -46,13 +52,20 @@ def table(answer: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Keep a result if one is named, then write the README's block."""
+    """Keep a result if one is named, then write the blocks of README and docs."""
     if len(sys.argv) > 1:
         keep(Path(sys.argv[1]))
-    readme = ROOT / "README.md"
-    text = readme.read_text()
+    answer = json.loads((KEPT / "answer.json").read_text())
+    put(ROOT / "README.md", table(answer))
+    for page in PAGES:
+        put(page, sentences(answer))
+
+
+def put(page: Path, block: str) -> None:
+    """Write a page's block, between its marks."""
+    text = page.read_text()
     head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    readme.write_text(f"{head}\n{table(json.loads((KEPT / 'answer.json').read_text()))}\n{tail}")
+    page.write_text(f"{head}\n{block}\n{tail}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ TEXT = (ROOT / "docs" / "branch.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+    return re.findall(rf"```{language}[^\n]*\n(.*?)```", TEXT, re.DOTALL)
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -32,7 +32,7 @@ def run(command: list[str], folder: Path) -> str:
 def test_what_it_says_runs(tmp_path: Path) -> None:
     (tmp_path / "trunk.yaml").write_text(blocks("yaml")[0])
     shutil.copy(ROOT / "examples" / "own_loop.py", tmp_path)
-    of_store, own = (block.strip().splitlines() for block in blocks("sh"))
+    of_store, own = (block.strip().splitlines() for block in blocks("bash"))
     said = []
     for line in of_store + own:
         words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', line)]

@@ -53,7 +53,15 @@ def test_the_check_sees_lazy_and_relative_imports() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["fit", "--help"], ["coordinates", "--help"], ["store", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["fit", "--help"],
+        ["import", "--help"],
+        ["coordinates", "--help"],
+        ["store", "--help"],
+    ],
 )
 def test_help_is_light(arguments: list[str]) -> None:
     code = (

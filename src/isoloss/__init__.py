@@ -14,7 +14,16 @@ when it is first used.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isoloss import plan, report, worth
+    from isoloss.facade import averages, branch, results, run
+    from isoloss.laws import fit
+    from isoloss.store import Store
+    from isoloss.study import load as load_study
+    from isoloss.worth.line import line
+    from isoloss.worth.results import Results
 
 __all__ = [
     "Results",

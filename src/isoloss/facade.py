@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from isoloss.execute.cooldown import Cooldown
 from isoloss.execute.dispatch import PATIENCE
 from isoloss.execute.outside import Outside, branch_outside
 from isoloss.execute.run import Options, execute
-from isoloss.plan.demands import folder_of, stage
+from isoloss.plan.demands import Stage, folder_of, stage
 from isoloss.plan.lower import Lowering
 from isoloss.plan.memory import StoreMemory
 from isoloss.plan.summary import as_study, on_path
@@ -42,6 +43,7 @@ def run(
     on: str = "local",
     gpus: float = 0.0,
     patience: float | None = None,
+    log: str | Sequence[str] = (),
 ) -> Results:
     """Train what ``store`` lacks for ``study`` and return its results; calling it again goes on where it stopped.
 
@@ -50,6 +52,8 @@ def run(
     after which nothing new begins. ``share=False`` trains every run from its own beginning, as a check. ``on``:
     ``local`` or a Ray cluster (``ray``, ``ray:HOST:PORT``, ``ray://HOST:PORT``; docs/cluster.md), where every process
     is given ``gpus``. ``patience``: seconds of silence after which a worker is taken to hang and is replaced.
+    ``log``: where runs are logged as they go on, ``tensorboard:FOLDER``, ``mlflow:FOLDER-or-URI`` or ``wandb:FOLDER``
+    (docs/bridges.md).
 
     Raises ``StudyError`` before anything trains when the study is wrong; single runs that fail or diverge are in the
     results.
@@ -60,7 +64,8 @@ def run(
     )
     with on_path(made):
         opened, layers = _open(store, under)
-        done = execute(made, opened, options, console=console, under=layers)
+        with _logging(made, opened, [log] if isinstance(log, str) else log) as heard:
+            done = execute(made, opened, options, console=console, under=layers, heard=heard)
         found = collect(made, done.stage, opened, done.failures)
     found.seconds, found.stopped, found.trained, found.replayed = (
         done.seconds,
@@ -171,6 +176,18 @@ def averages(
     """
     opened, _ = _open(store, under, create=False)
     return average_states(opened, key, kind, every=every, measure=measure, amount=amount, refresh=refresh, **options)
+
+
+@contextmanager
+def _logging(study: Study, store: Store, targets: Sequence[str]) -> Iterator[Callable[[Stage], None]]:
+    """What hears of a study's progress for the loggers at ``targets``."""
+    if not targets:
+        yield lambda stage: None
+        return
+    from isoloss.bridges.loggers import Follower
+
+    with Follower(study, store, targets) as follower:
+        yield follower
 
 
 def _open(

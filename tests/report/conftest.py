@@ -8,6 +8,9 @@ from pathlib import Path
 
 import chromium
 import pytest
+from cases import CASES, Json, Pages
+
+from isoloss import report
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +25,24 @@ def browser() -> Iterator[chromium.Browser]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
+    """Result and page of a case, each written once."""
+    folder = tmp_path_factory.mktemp("pages")
+    known: dict[str, tuple[Json, Path]] = {}
+
+    def page(case: str) -> tuple[Json, Path]:
+        if case not in known:
+            result = CASES[case]()
+            known[case] = result, report.write(result, folder / case, figures=False)
+        return known[case]
+
+    return page
+
+
 @pytest.fixture
 def clean_pages(browser: chromium.Browser) -> Callable[[Path], Iterator[chromium.Page]]:
-    """A file on a phone and, in the dark scheme, on a desk: drawn, without complaints, nothing cut off."""
+    """A file on a phone and, in the dark scheme, on a desk: drawn, without complaints, nothing cut off, accessible."""
 
     def opened(path: Path) -> Iterator[chromium.Page]:
         for width, dark in ((360, False), (1280, True)):
@@ -32,6 +50,7 @@ def clean_pages(browser: chromium.Browser) -> Callable[[Path], Iterator[chromium
             page.wait_drawn()
             assert page.complaints() == []
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.violations() == []
             yield page
             page.close()
 

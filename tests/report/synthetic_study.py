@@ -39,6 +39,7 @@ QUICKSTART = Shape({"cosine": 1.0, "cooldown": 1.22, "averaged": 1.04})
 ONE_SEED = Shape({"cosine": 1.0, "cooldown": 1.2}, widths=(32, 48), lengths=(200, 400), seeds=1)
 ONE_SIZE = Shape({"cosine": 1.0, "cooldown": 1.2}, widths=(64,), lengths=(200, 400, 800))
 ONE_ARM = Shape({"cosine": 1.0}, widths=(32, 48, 64), lengths=(200, 400), extra=0)
+MANY_ARMS = Shape({f"arm{i}": 1 + 0.03 * i for i in range(12)}, widths=(32, 64, 96), lengths=(200, 400), extra=0)
 LARGE = Shape(
     {f"arm{i}": 1 + 0.05 * i for i in range(9)},
     widths=(32, 48, 64, 96, 128, 192),
@@ -235,11 +236,29 @@ def _overall(worth: list[Json], arm: str) -> Json:
         low, high = fit.slope - half, fit.slope + half
         verdict = "growing" if low > 0 else "fading" if high < 0 else "steady" if half < 0.1 else "not resolved"
         trend = {"slope": float(fit.slope), "low": float(low), "high": float(high), "verdict": verdict}
+        trend["band"] = _band([e["N"] for e in entries], logs)
     else:
         trend = {"slope": None, "low": None, "high": None, "verdict": "not resolved"}
     bounded = all(e["data"]["low"] is not None for e in entries)
     logs = logs if bounded else [float(np.mean(logs))] if logs else []  # too few seeds: a ratio without an interval
-    return {"arm": arm, **_measures(logs), "inverse": _measures([-v for v in logs]), "trend": trend}
+    trends = {measure: trend for measure in ("data", "updates", "compute")} if "band" in trend else {}
+    found = {"arm": arm, **_measures(logs), "inverse": _measures([-v for v in logs]), "trend": trend, "trends": trends}
+    return found | {"compute with tuning": _interval([0.5 * v for v in logs])}
+
+
+def _band(sizes: list[float], logs: list[float]) -> Json:
+    """The regression line of log worth in log N with the interval of its mean (Student's t), as far as four times N."""
+    x, at = np.log(sizes), np.log(np.geomspace(sizes[0] / 1.5, 4 * sizes[-1], 20))
+    fit = stats.linregress(x, logs)
+    middle = fit.intercept + fit.slope * at
+    left = np.asarray(logs) - fit.intercept - fit.slope * x
+    freedom = len(x) - 2
+    error = math.sqrt(float(left @ left) / freedom) * np.sqrt(
+        1 / len(x) + (at - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum()
+    )
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    ends = {"ratio": middle, "low": middle - half, "high": middle + half}
+    return {"N": np.exp(at).tolist(), **{name: np.exp(values).tolist() for name, values in ends.items()}}
 
 
 def _summary(best: Json | None, baseline: str) -> list[str]:
@@ -303,6 +322,8 @@ def _tree(shape: Shape) -> list[Json]:
 
     def add(parent: str | None, span: tuple[int, int], arms: list[str], cells: int, kind: str, **more: Any) -> str:
         edge = {"id": f"e{len(edges)}", "parent": parent, "start": span[0], "end": span[1], "arms": arms}
+        n = parameters(more["cell"]["model.width"])
+        edge |= {"N": n, "flops": 6.0 * n * BATCH * (span[1] - span[0])}
         edges.append({**edge, "cells": cells, "label": kind, "kind": kind, "reused": cells > 1, **more})
         return edge["id"]
 
@@ -386,7 +407,51 @@ def _law(runs: list[Json], arm: str) -> Json | None:
         "rows": len(fitted),
         "holdout": {"by": "N", "rmse": float(np.sqrt(np.mean(np.square(errors)))), "rows": rows},
         "curves": curves, "warnings": [],
+        "residuals": [
+            {"run": run["id"], "N": run["N"], "D": run["D"], "actual": run["loss"], "predicted": float(p)}
+            for run, p in zip(fitted, np.exp(model(x, *found)), strict=True)
+        ],
+        "surface": _surface(dict(zip(names, np.exp(found), strict=True)), mine),
     }  # fmt: skip
+
+
+def _surface(p: dict[str, float], runs: list[Json]) -> Json:
+    """Iso-loss lines and the frontier of a law, both in closed form (Hoffmann et al. 2022, equation 4)."""
+    seen = {name: [min(run[name] for run in runs), max(run[name] for run in runs)] for name in ("N", "D")}
+    extent = {name: [low / 2, high * 10] for name, (low, high) in seen.items()}
+    corners = [
+        p["E"] + p["A"] / n ** p["alpha"] + p["B"] / d ** p["beta"] for n, d in zip(*extent.values(), strict=True)
+    ]
+    lines = []
+    for loss in np.linspace(min(corners), max(corners), 8)[1:-1]:
+        n = np.geomspace(*extent["N"], 200)
+        left = loss - p["E"] - p["A"] / n ** p["alpha"]
+        d = (p["B"] / np.where(left > 0, left, np.nan)) ** (1 / p["beta"])
+        inside = (n >= seen["N"][0]) & (n <= seen["N"][1]) & (d >= seen["D"][0]) & (d <= seen["D"][1])
+        shown = (d >= extent["D"][0]) & (d <= extent["D"][1])
+        for flag in (True, False):
+            rows = np.flatnonzero(shown & (inside == flag))
+            for part in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1):
+                if len(part) > 1:
+                    lines.append({"loss": float(loss), "measured": flag, "N": n[part].tolist(), "D": d[part].tolist()})
+    least, most = (6 * extent["N"][i] * extent["D"][i] for i in (0, 1))
+    c = np.geomspace(least, most, 30)
+    scale = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / (p["alpha"] + p["beta"]))
+    n = scale * (c / 6) ** (p["beta"] / (p["alpha"] + p["beta"]))
+    d = c / (6 * n)
+    kept = (n >= extent["N"][0]) & (n <= extent["N"][1]) & (d >= extent["D"][0]) & (d <= extent["D"][1])
+    frontier = {"C": c[kept], "N": n[kept], "D": d[kept], "N_low": 0.7 * n[kept], "N_high": 1.4 * n[kept]}
+    frontier["loss"] = p["E"] + p["A"] / frontier["N"] ** p["alpha"] + p["B"] / frontier["D"] ** p["beta"]
+    inside = (frontier["N"] <= seen["N"][1]) & (frontier["D"] <= seen["D"][1])
+    drawn = {name: values.tolist() for name, values in frontier.items()} | {"measured": inside.tolist()}
+    return {"flops_per_nd": 6.0, "measured": seen, "extent": extent, "lines": lines, "frontier": drawn}
+
+
+def nothing() -> Json:
+    """A study whose tuning has not ended: no run is planned yet."""
+    result = study(ONE_SEED)
+    gone = {key: [] for key in ("runs", "metrics", "worth", "worth_overall", "laws", "tree", "arms")}
+    return {**result, **gone, "summary": ["No run is finished: tuning comes first."], "sharing": {}}
 
 
 def empty() -> Json:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+from importlib.resources import files
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,11 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoloss.report import figures, formats, tree
-from isoloss.report.palette import BASELINE, styles
+from isoloss.report.palette import BASELINE, DARK, LIGHT, styles
 from isoloss.report.tidy import binned, tidy
 
-QUICKSTART = ["worth", "curves", "final-loss", "law-1-chinchilla-cosine", "law-2-chinchilla-cooldown"]
-QUICKSTART += ["law-3-chinchilla-averaged", "plan"]
+QUICKSTART = ["worth", "scale", "curves", "final-loss"]
+QUICKSTART += [f"{kind}-{number}-chinchilla-{arm}"
+               for number, arm in enumerate(("cosine", "cooldown", "averaged"), 1)
+               for kind in ("law", "surface", "residuals")]  # fmt: skip
+QUICKSTART += ["plan"]
 
 
 def test_every_figure_is_written_as_svg_and_png(tmp_path: Path) -> None:
@@ -59,6 +64,45 @@ def test_names_never_become_paths_or_markup(tmp_path: Path) -> None:
     for figure in drawn.values():
         tags = {element.tag.split("}")[-1] for element in ElementTree.fromstring(figure.svg).iter()}
         assert not tags & {"script", "img", "image", "foreignObject"}
+
+
+def _linear(color: str) -> np.ndarray:
+    channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+def _contrast(one: str, other: str) -> float:
+    """WCAG 2.2, section 1.4.3."""
+    dark, light = sorted(float(np.array([0.2126, 0.7152, 0.0722]) @ _linear(c)) + 0.05 for c in (one, other))
+    return light / dark
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1: protanopia, deuteranopia, tritanopia; first: normal vision.
+DEFICIENCIES = [
+    np.eye(3),
+    np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
+    np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
+]
+
+
+def _oklab(rgb: np.ndarray) -> np.ndarray:
+    """Ottosson 2020."""
+    lms = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
+                    [0.0883024619, 0.2817188376, 0.6299787005]]) @ np.clip(rgb, 0, 1)  # fmt: skip
+    return np.array([[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
+                     [0.0259040371, 0.7827717662, -0.8086757660]]) @ np.cbrt(lms)  # fmt: skip
+
+
+@pytest.mark.parametrize(("colors", "papers"), [(LIGHT, ("#fcfcfa", "#ffffff")), (DARK, ("#121518", "#1b1f24"))])
+def test_colours_stand_out_and_apart_for_everyone(colors: tuple[str, ...], papers: tuple[str, ...]) -> None:
+    sheet = (files("isoloss.report") / "assets" / "page.css").read_text()
+    assert papers[0] in sheet, "the page's own paper"
+    assert min(_contrast(color, paper) for color in colors for paper in papers) >= 3
+    for seen in DEFICIENCIES:
+        places = [_oklab(seen @ _linear(color)) for color in colors]
+        apart = min(float(np.linalg.norm(a - b)) for a, b in itertools.combinations(places, 2))
+        assert apart >= 0.055, "Okabe and Ito's own colours with a grey come as near as 0.033"
 
 
 def test_each_arm_keeps_its_own_look() -> None:
@@ -153,17 +197,54 @@ def test_trees_that_miss_some_combinations_say_so() -> None:
     assert cells[0] == "model.width 48, 64, 96 · seed 0, 1, 2 · 8 of these · peak LR 0.004"
 
 
-def test_what_serves_several_runs_is_shaded_and_tuning_is_dashed() -> None:
+def test_what_serves_several_runs_is_counted_and_tuning_is_hatched() -> None:
     edges = tidy(made.study())["tree"]
     look = styles(["cosine", "cooldown", "averaged"], "cosine")
     stretches = [stretch for shape in tree.shapes(edges) for stretch in shape.root.walk()]
-    assert str(tree.draw(edges, look)).count('class="halo"') == sum(s.edge["cells"] > 1 for s in stretches) > 0
-    assert "tuning" not in tree.draw(edges, look)
+    drawn = str(tree.draw(edges, look))
+    assert drawn.count(" shared") == sum(s.edge["cells"] > 1 for s in stretches) > 0
+    wide = [s.edge["cells"] for s in stretches if s.edge["cells"] > 1 and s.edge["end"] - s.edge["start"] > 60]
+    assert drawn.count('class="serves"') == len(wide) and all(f">×{cells}<" in drawn for cells in wide)
+    assert "tuning" not in drawn
     for edge in edges:
         edge["tuning"] = edge["kind"] == "branch"
-    assert str(tree.draw(edges, look)).count('class="stretch tuning branch"') == sum(
+    assert str(tree.draw(edges, look)).count('class="stretch branch tuning"') == sum(
         s.edge["kind"] == "branch" for s in stretches
     )
+
+
+@given(plans(), st.lists(st.floats(1.0, 1e3), min_size=60, max_size=60))
+def test_area_in_the_tree_is_cost(edges: list[dict], prices: list[float]) -> None:
+    for edge, price in zip(edges, prices, strict=False):
+        edge["flops"] = price * (edge["end"] - edge["start"])
+    shapes = tree.shapes(edges)
+    thick = tree.thickness(shapes, 1000.0)
+    stretches = [stretch for shape in shapes for stretch in shape.root.walk()]
+    rates = [sum(edge["flops"] for edge in s.edges) / (s.edge["end"] - s.edge["start"]) for s in stretches]
+    for rate, stretch in zip(rates, stretches, strict=True):
+        assert thick[id(stretch)] == pytest.approx(max(tree.THINNEST, 1000.0 * rate / max(rates)))
+    assert sum(shape.cost for shape in shapes) == pytest.approx(sum(edge["flops"] for edge in edges))
+    assert [shape.cost for shape in shapes] == sorted((shape.cost for shape in shapes), reverse=True)
+    for shape in shapes:
+        middles, height = tree.lanes(shape, thick)
+        spans = [(middles[s.lane] - thick[id(s)] / 2, middles[s.lane] + thick[id(s)] / 2, s) for s in shape.root.walk()]
+        assert all(low >= -1e-9 and high <= height for low, high, _ in spans)
+        assert all(one[1] <= other[0] for one in spans for other in spans if one[2].lane < other[2].lane)
+
+
+def test_costs_say_what_training_was_for() -> None:
+    edges = tidy(made.study())["tree"]
+    edges[-1]["tuning"] = True
+    rows = tree.costs(edges)
+    assert [row["kind"] for row in rows] == ["several runs at once", "one run", "tuning alone"]
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+    several = sum(e["flops"] for e in edges if e["cells"] > 1 and not e["tuning"])
+    assert rows[0]["share"] == pytest.approx(several / sum(e["flops"] for e in edges))
+    assert rows[0]["flops"] == formats.flops(several)
+    for edge in edges:
+        edge["flops"] = None
+    assert tree.costs(edges)[0]["flops"] == formats.ABSENT, "without FLOPs the shares are of updates"
+    assert tree.costs([]) == []
 
 
 @pytest.mark.parametrize("longest", [0, 1, 7, 200, 999, 1600, 123_456])

@@ -230,7 +230,7 @@ def test_names_of_arms_stay_text(tmp_path: Path) -> None:
     path = report.write(result, tmp_path, figures=False)
     values = Values(path.read_text())
     assert values.of("speedup")[made.HOSTILE, "1000", "64.0"] > 0
-    assert path.read_text().count("<script") == 3
+    assert path.read_text().count("<script") == 2
     shown(result)
 
 

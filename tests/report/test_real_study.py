@@ -36,5 +36,8 @@ def test_a_trained_study_is_drawn_and_its_figures_are_in_the_page(browser: Brows
         assert f"{overall['data']['ratio']:.2f}" in text
     shared = answer["sharing"]["updates"]
     assert f"{shared['shared']:,}" in text and f"{shared['unshared']:,}" in text
-    assert page.evaluate("document.querySelectorAll('.js-plotly-plot').length") >= 2
+    shown = page.evaluate(
+        "[...document.querySelectorAll('.live')].filter(e => e.querySelector('.layer')).map(e => e.id)"
+    )
+    assert {"curves", "final", "law-0"} <= set(shown)
     page.close()

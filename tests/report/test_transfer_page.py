@@ -169,7 +169,7 @@ def test_names_of_arms_stay_text(tmp_path: Path) -> None:
     result["transfer"]["text"] = study()["transfer"]["text"]
     path = report.write(result, tmp_path, figures=False)
     assert made.HOSTILE in {d.get("data-arm") for d in Values(path.read_text()).data}
-    assert path.read_text().count("<script") == 3
+    assert path.read_text().count("<script") == 2
 
 
 def test_the_terminal_shows_multipliers_and_advice() -> None:

@@ -402,7 +402,7 @@ def test_rows_of_a_study() -> None:
         cell = {"seed": seed, "training.lr_scaling": rule}
         results.append(result("base", 8, seed, 160, cell, ((5, 3.0), (20, 2.0))))
     results.append(SimpleNamespace(status="failed", loss=None))
-    rows = rows_of(SimpleNamespace(results=results, study=SimpleNamespace(baseline="base")))  # type: ignore[arg-type]
+    rows = rows_of(SimpleNamespace(results=results, baseline="base"))  # type: ignore[arg-type]
     assert rows[0] == Row("base · lr_scaling=sqrt", 8, 100, "0", 160, 20, 2.0, "")
     # One duration: its losses along the way join; several: only their ends.
     assert rows[1] == Row("base · lr_scaling=sqrt", 8, 100, "0", 40, 5, 3.0, "")

@@ -147,9 +147,7 @@ def study_of(runs: list[dict[str, Any]], curves: dict[str, dict[str, np.ndarray]
         phases = [SimpleNamespace(rule=SimpleNamespace(batch=run["batch"], micro_batches=m)) for m in run["micro"]]
         planned.append(SimpleNamespace(lowered=SimpleNamespace(run=SimpleNamespace(phases=phases))))
     store = SimpleNamespace(trajectory=lambda key: curves.get(key, {}))
-    return SimpleNamespace(
-        results=results, stage=SimpleNamespace(planned=planned), store=store, study=SimpleNamespace(baseline="a")
-    )
+    return SimpleNamespace(results=results, stage=SimpleNamespace(planned=planned), store=store, baseline="a")
 
 
 def test_the_smallest_batch_with_micro_batches_and_the_longest_run_are_taken() -> None:

@@ -211,3 +211,19 @@ def test_losses_along_a_stationary_end_are_those_of_shorter_runs() -> None:
     assert worth.ratios["data"].ratio == pytest.approx(1.5, rel=0.02)
     (worth,) = compare(study([replace(r, steady=None) for r in found])).by_size
     assert not worth.ratios and "fewer than two durations" in worth.note
+
+
+def test_updates_that_nobody_wrote_down_have_no_ratio() -> None:
+    """Runs from elsewhere may not say their steps: data and compute are compared all the same."""
+    rows = [replace(r, S=0) if r.arm == "arm" else r for r in planted(lambda N: 1.3).results]
+    comparison = compare(study(rows))
+    for worth in (*comparison.by_size, *comparison.overall):
+        assert set(worth.ratios) == {"data", "compute", "compute with tuning"}
+        assert worth.ratios["data"].ratio == pytest.approx(1.3, rel=0.01)
+
+
+def test_seeds_that_are_not_the_baselines_are_told() -> None:
+    rows = [replace(r, seed=f"other {r.seed}") if r.arm == "arm" else r for r in planted(lambda N: 1.3).results]
+    comparison = compare(study(rows))
+    assert not comparison.overall
+    assert {w.note for w in comparison.by_size} == {"the baseline has no run of this size with one of its seeds"}

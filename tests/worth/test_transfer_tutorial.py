@@ -23,7 +23,7 @@ def test_from_a_folder_of_text_to_advice(tmp_path: Path) -> None:
     text.mkdir()
     for path in (Path(np.__file__).parent / "lib").glob("_*impl.py"):
         shutil.copy(path, text / f"{path.stem}.txt")
-    (study,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (study,) = re.findall(r"```yaml title=\"mine.yaml\"\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "mine.yaml").write_text(study)
     commands = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
     assert [command.split()[1] for command in commands] == ["plan", "run", "advise"]

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from isoloss.cli.forms import (
+    Arm,
     Cluster,
     Column,
     Drop,
@@ -38,6 +39,7 @@ def backtest(
     drop_largest: Drop = 0,
     pin: Pin = None,
     cluster: Cluster = "",
+    arm: Arm = "",
     level: Annotated[float, typer.Option("--level", help="Level of the band.")] = 0.9,
     json: Json = False,
 ) -> None:
@@ -46,7 +48,7 @@ def backtest(
 
     check_level(level)
     reading: dict[str, Any] = {"x": x, "y": y, "column": column, "flops": flops, "drop_largest": drop_largest}
-    request = read_request(points, [law], pin=pin, cluster=cluster, **reading)
+    request = read_request(points, [law], pin=pin, cluster=cluster, arm=arm, **reading)
     table, options = request.points, request.options
     scale = request.name(by) or largest_scale(table)
     choices: list[dict[str, Any]] = [{"above": cut} for cut in above or []]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from isoloss.cli.forms import Cluster, Column, Drop, Flops, Pin, X, Y
+from isoloss.cli.forms import Arm, Cluster, Column, Drop, Flops, Pin, X, Y
 from isoloss.cli.options import Json, beside, show
 
 
@@ -25,6 +25,7 @@ def compare(
     drop_largest: Drop = 0,
     pin: Pin = None,
     cluster: Cluster = "",
+    arm: Arm = "",
     json: Json = False,
 ) -> None:
     """Compare two finished studies run by run, or laws on one table by their held-out score."""
@@ -38,7 +39,7 @@ def compare(
         from isoloss.cli.forms import compare_forms
 
         reading: dict[str, Any] = {"x": x, "y": y, "column": column, "flops": flops, "drop_largest": drop_largest}
-        compare_forms(first, law=law or [], json=json, by=holdout, pin=pin, cluster=cluster, **reading)
+        compare_forms(first, law=law or [], json=json, by=holdout, pin=pin, cluster=cluster, arm=arm, **reading)
         return
     from rich.console import Console
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from isoloss.cli.forms import (
+    Arm,
     Cluster,
     Column,
     Drop,
@@ -45,6 +46,7 @@ def fit(
     delta: Annotated[float | None, typer.Option("--delta", help="Huber width in log loss; default 1e-3.")] = None,
     pin: Pin = None,
     cluster: Cluster = "",
+    arm: Arm = "",
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples; 0: none.")] = 1000,
     level: Annotated[float, typer.Option("--level", help="Level of the intervals.")] = 0.9,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the resamples.")] = 0,
@@ -58,7 +60,7 @@ def fit(
     """Fit a law to a table of points."""
     check_level(level)
     reading: dict[str, Any] = {"x": x, "y": y, "column": column, "flops": flops, "drop_largest": drop_largest}
-    request = read_request(points, [law], pin=pin, cluster=cluster, **reading)
+    request = read_request(points, [law], pin=pin, cluster=cluster, arm=arm, **reading)
     table = request.points
     options = request.options | {"delta": delta} | ({"loss": loss} if loss else {})
     with solvable(law):
@@ -95,7 +97,7 @@ def _fit(
         held = laws.holdout(table, law, by=request.name(by), top=top, level=level, seed=seed, **options)
     try:
         if save:
-            result.save(save)
+            result.save(save, draws)
         if report:
             from isoloss.report.law_page import write_law_page
 

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from isoloss.cli.options import show
-from isoloss.recipe.errors import StudyError
+from isoloss.recipe.errors import StudyError, nearest
 
 if TYPE_CHECKING:
     from isoloss.laws import Form, Points
 
 PointsFile = Annotated[
     Path,
-    typer.Argument(metavar="POINTS", help="Table of points: .csv, .tsv, .jsonl or .parquet.", show_default=False),
+    typer.Argument(
+        metavar="POINTS", help="Table of points (.csv .tsv .jsonl .parquet), or an import's folder.", show_default=False
+    ),
 ]
 Law = Annotated[str, typer.Option("--law", help="Name of the law; a wrong name lists them all.")]
 X = Annotated[str, typer.Option("--x", help="Column of a one-variable law, for instance D.")]
@@ -32,6 +34,7 @@ Flops = Annotated[
     typer.Option("--flops", help="FLOP convention that gives D from C and N, or C from N and D: 6ND, palm ..."),
 ]
 Drop = Annotated[int, typer.Option("--drop-largest", min=0, help="Leave out this many rows of largest loss.")]
+Arm = Annotated[str, typer.Option("--arm", help="Only rows of this arm, of a table that has several.")]
 Cluster = Annotated[str, typer.Option("--cluster", help="Column whose rows are resampled as one unit.")]
 Pin = Annotated[
     list[str] | None, typer.Option("--pin", help="NAME=VALUE of a parameter that is not fitted; repeat it.")
@@ -62,11 +65,12 @@ def read_request(
     drop_largest: int = 0,
     pin: Sequence[str] | None = None,
     cluster: str = "",
+    arm: str = "",
 ) -> Request:
     """The table and its fit options, checked for what the laws `names` need.
 
-    Headers are renamed, a missing D or C comes from the named convention, largest losses are dropped. Raises
-    StudyError.
+    `path`: a table, or a folder that `isoloss import` wrote. Headers are renamed, a missing D or C comes from the named
+    convention, largest losses are dropped. Raises StudyError.
     """
     from isoloss.laws import Points, get_form
     from isoloss.laws.readers import read_columns
@@ -75,8 +79,8 @@ def read_request(
     for ours in [name for name, _ in renames]:
         if sum(name == ours for name, _ in renames) > 1:
             raise StudyError(f"--column: {ours} is given twice")
-    columns, headers = read_columns(path, dict(renames))
-    points = Points(**columns)
+    columns, headers = read_columns(_table(path), dict(renames))
+    points = _of_arm(Points(**columns), arm, path)
     if flops and "D" not in points:
         points = points.with_tokens(flops)
     elif flops and "C" not in points:
@@ -92,6 +96,36 @@ def read_request(
     for form in forms:
         _suits(form, points, x, y)
     return Request(points, headers, {"x": x or None, "y": y or None, "fixed": fixed, "cluster": cluster or None})
+
+
+def _table(path: Path) -> Path:
+    """The file of a table; of an imported folder, its points as they were imported."""
+    if not path.is_dir():
+        return path
+    from isoloss.bridges.imported import load
+
+    return load(path).table
+
+
+def _of_arm(points: Points, arm: str, path: Path) -> Points:
+    """Rows of one arm. An import of several is asked for one, as a law over all would mix them."""
+    if not arm and not path.is_dir():
+        return points
+    from isoloss.bridges.table import label
+
+    if "arm" not in points:
+        if arm:
+            raise StudyError(f"--arm: {path} has no column arm; it has {', '.join(points.columns)}")
+        return points
+    names = [label(name) for name in points.column("arm").tolist()]
+    arms = list(dict.fromkeys(names))
+    if not arm and len(arms) > 1:
+        raise StudyError(
+            f"{path} has the arms {', '.join(arms)}, and one law over all of them would mix them: say --arm {arms[0]}"
+        )
+    if arm and arm not in arms:
+        raise StudyError(f"--arm: found {arm!r}; allowed: {', '.join(arms)}{nearest(arm, arms)}")
+    return points.where([name == (arm or arms[0]) for name in names])
 
 
 def _response(form: Form | None, points: Points) -> str:

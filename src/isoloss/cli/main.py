@@ -15,13 +15,16 @@ from isoloss.cli import (
     branch,
     compare,
     coordinates,
+    figure,
     fit,
+    import_,
     plan,
     predict,
     quickstart,
     report,
     run,
     store,
+    watch,
 )
 from isoloss.recipe.errors import IsolossError, RunFailed
 
@@ -52,9 +55,12 @@ app.command()(quickstart.quickstart)
 app.command()(plan.plan)
 app.command()(run.run)
 app.command()(branch.branch)
+app.command()(watch.watch)
 app.command()(report.report)
 app.command()(compare.compare)
 app.command()(coordinates.coordinates)
+app.command()(figure.figure)
+app.command("import")(import_.import_)
 app.command()(fit.fit)
 app.command()(predict.predict)
 app.command()(backtest.backtest)

@@ -48,6 +48,13 @@ On = Annotated[
     ),
 ]
 Gpus = Annotated[float, typer.Option("--gpus", min=0, help="GPUs that every process is given; on Ray.")]
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        help="Log the runs: tensorboard:FOLDER, mlflow:FOLDER-or-URI or wandb:FOLDER; may be repeated.",
+    ),
+]
 NoShare = Annotated[bool, typer.Option("--no-share", help="Train every run from its own beginning (a check).")]
 
 Given = TypeVar("Given", str, Path)

@@ -31,11 +31,11 @@ def plan(
     """Show runs, segments, what is shared, FLOPs, time, memory and disk of a study; train nothing."""
     from rich.console import Console
 
-    import isoloss
+    from isoloss.plan import plan as summary
     from isoloss.store import has_store
 
     path = beside(study, store, ".store")
-    planned = isoloss.plan(
+    planned = summary(
         study,
         path if has_store(path) else None,
         under=under or (),

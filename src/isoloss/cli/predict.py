@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from isoloss.cli.forms import (
+    Arm,
     Cluster,
     Column,
     Drop,
@@ -46,6 +47,7 @@ def predict(
     drop_largest: Drop = 0,
     pin: Pin = None,
     cluster: Cluster = "",
+    arm: Arm = "",
     level: Annotated[float, typer.Option("--level", help="Level of the intervals.")] = 0.9,
     by: Annotated[str, typer.Option("--by", help="Column along which past forecasts calibrate the band.")] = "",
     json: Json = False,
@@ -62,7 +64,7 @@ def predict(
         rows = _from_saved(source, targets, budget or [])
     else:
         reading: dict[str, Any] = {"x": x, "y": y, "column": column, "flops": flops, "drop_largest": drop_largest}
-        request = read_request(source, [law], pin=pin, cluster=cluster, **reading)
+        request = read_request(source, [law], pin=pin, cluster=cluster, arm=arm, **reading)
         targets = [{request.name(name): value for name, value in target.items()} for target in targets]
         with solvable(law):
             rows = _from_points(request, law, targets, budget or [], level, request.name(by))

@@ -10,6 +10,7 @@ from isoloss.cli.options import (
     Budget,
     Gpus,
     Json,
+    Log,
     NoShare,
     On,
     Out,
@@ -43,6 +44,7 @@ def run(
     gpus: Gpus = 0.0,
     patience: Patience = None,
     no_share: NoShare = False,
+    log: Log = None,
     json: Json = False,
 ) -> None:
     """Train what the store lacks, fit, compare and write the page; run it again to go on where it stopped."""
@@ -69,6 +71,7 @@ def run(
         on=on,
         gpus=gpus,
         patience=seconds(patience, "--patience"),
+        log=log or (),
     )
     answer = results.answer(command_line())
     page = write_page(report.write, answer, beside(study, out, ".report"))

@@ -33,6 +33,7 @@ SOURCES: dict[str, Callable[[Mapping[str, Any], Path | None], Source]] = {
     "huggingface": open_huggingface,
     "torchvision": open_torchvision,
 }
+"""What opens each built-in source, by its name in a study."""
 
 
 def open_source(spec: Mapping[str, Any], cache: Path | None = None) -> Source:

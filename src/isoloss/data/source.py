@@ -27,25 +27,34 @@ class Source(Protocol):
     ``kind`` "tokens": batches are int64 (count, context + 1), inputs ``[:, :-1]`` and targets ``[:, 1:]``.
     ``kind`` "vectors": batches are (float32 (count, features), int64 (count,)), or (float32 (count, C, H, W), int64
     (count,)) from a source of images, which also has ``shape`` (C, H, W) and ``features`` = C H W.
-    ``digest``: 64 hexadecimal characters over content, split, tokenizer, size and options; part of the
-    recipe. ``train_size``: unique training tokens (samples for vectors) of one epoch at the context of the
-    study. ``bytes_per_token``: bytes a validation token stands for; NaN where the notion has no meaning.
+    ``digest`` is over content, split, tokenizer, size and options, and part of the recipe. ``train_size`` is at the
+    context of the study.
     """
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """64 hexadecimal characters over everything that decides its data."""
+        ...
 
     @property
-    def vocabulary(self) -> int: ...
+    def vocabulary(self) -> int:
+        """Number of token ids, or of classes."""
+        ...
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """``tokens`` or ``vectors``."""
+        ...
 
     @property
-    def train_size(self) -> int: ...
+    def train_size(self) -> int:
+        """Unique training tokens (samples for vectors) of one epoch."""
+        ...
 
     @property
-    def bytes_per_token(self) -> float: ...
+    def bytes_per_token(self) -> float:
+        """Bytes that a validation token stands for; NaN where that has no meaning."""
+        ...
 
     def describe(self) -> dict[str, Any]:
         """JSON facts that are printed with every result."""

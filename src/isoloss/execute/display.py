@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
@@ -48,6 +49,8 @@ class Display:
         self._begun = self._said = time.monotonic()
         self._reused = 0
         self._title = ""
+        self.arrived: Callable[[], None] = lambda: None
+        """Called when a piece has been published."""
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -89,6 +92,7 @@ class Display:
 
     def piece(self, job: Job, begin: int, end: int) -> None:
         self._advance(self._active[job.id], end)
+        self.arrived()
 
     def ended(self, job: Job, failure: str | None) -> None:
         self._active.pop(job.id, None)
@@ -129,7 +133,7 @@ class Display:
         rate = active.rate()
         if rate is not None:
             facts = active.work.node.facts
-            parts.append(f"{rate * facts.terms_per_update / 1000:.0f}k {facts.unit}/s")
+            parts.append(f"{_short(rate * facts.terms_per_update)} {facts.unit}/s")
             if self.peak:
                 parts.append(f"{rate * active.work.node.flops_per_update / self.peak:.0%} of matmul peak")
         return "  ".join(parts)
@@ -159,3 +163,9 @@ def matmul_peak() -> float:
     finally:
         torch.set_num_threads(threads)
     return 4 * 2 * 384**3 / best
+
+
+def _short(rate: float) -> str:
+    """``640``, ``12.3k``, ``1.2M``: three digits."""
+    unit, word = next(((u, w) for u, w in ((1e6, "M"), (1e3, "k")) if rate >= u), (1.0, ""))
+    return f"{rate / unit:.3g}{word}"

@@ -9,9 +9,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +120,12 @@ def execute(
     *,
     console: Console | None = None,
     under: Sequence[str | Path] = (),
+    heard: Callable[[Stage], None] = lambda stage: None,
 ) -> Executed:
     """Train what ``store`` lacks for ``study``; returns also when stopped early or when single runs failed.
 
-    Ctrl-C once: finish the pieces at work and leave; twice: leave at once. Nothing that was published is lost.
+    ``heard`` is told, in this process, of every stage and whenever a piece of its runs was published; it must return
+    at once. Ctrl-C once: finish the pieces at work and leave; twice: leave at once. Nothing that was published is lost.
     """
     console = console or Console(stderr=True)
     lowering = Lowering(threads=options.threads, base=folder_of(study))
@@ -167,6 +170,8 @@ def execute(
         while True:
             current = stage(study, memory, lowering, alone=not options.share)
             outside_weights.publish(store, current.runs)
+            heard(current)
+            display.arrived = partial(heard, current)
             works = [w for w in current.work if w.node.track.id not in failed]
             works = balanced(works, current.cells, len(current.trials))
             if not works:
@@ -223,6 +228,7 @@ def execute(
                 if repeated > 2:
                     raise RunFailed(f"{len(after)} segments cannot be trained: what they begin from does not appear")
     final = stage(study, memory, lowering, alone=not options.share)
+    heard(final)
     estimates = forecast.against(complete=not (stopped or failed)) if forecast else None
     return Executed(final, _by_run(final, failed), stopped, time.monotonic() - begun, trained, replayed, estimates)
 

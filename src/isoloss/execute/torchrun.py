@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing import AuthenticationError, Event
@@ -44,11 +45,15 @@ def _address() -> str:
 
 
 def serve() -> None:
-    """Train what the driver asks for, as this process's rank, until the driver ends."""
+    """Train what the driver asks for, as this process's rank, until the driver ends; it may have nothing to train."""
     host, port, key = _rendezvous().get(_address()).decode().split()
     with Client((host, int(port)), authkey=bytes.fromhex(key)) as connection:
         connection.send(rank())
         setting = connection.recv()
+        connection.poll(None)
+        with socket.socket(fileno=os.dup(connection.fileno())) as line:
+            if not line.recv(1, socket.MSG_PEEK):
+                return  # nothing to train: rank 0 was never started, and nobody would join a group with this process
         main(connection, Event(), replace(setting, rank=rank()), SETTLING)
 
 

@@ -26,6 +26,7 @@ from isoloss.laws.extrapolate import Extrapolation, extrapolate
 from isoloss.laws.fitting import Fit, evaluate, fit
 from isoloss.laws.form import Form, Parameter, SumOfPowers, Term, coefficient, exponent
 from isoloss.laws.losses import Objective
+from isoloss.laws.outlook import Outlook
 from isoloss.laws.points import Points
 from isoloss.laws.profile import Profile
 from isoloss.laws.published import published_estimate
@@ -50,6 +51,7 @@ __all__ = [
     "Interval",
     "LawError",
     "Objective",
+    "Outlook",
     "Parameter",
     "Points",
     "Profile",

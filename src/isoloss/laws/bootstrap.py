@@ -233,25 +233,7 @@ class Draws:
         self.refuse_unusable()
         if not 0 < level < 1:
             raise LawError(f"level must lie between 0 and 1; found {level}")
-        with np.errstate(all="ignore"):
-            logged = (estimate > 0) & ((values > 0) | ~np.isfinite(values)).all(axis=0)
-            moved = np.where(logged, np.log(values / estimate), values - estimate)
-        empty = ~np.isfinite(moved).any(axis=0)
-        moved = np.where(empty, 0.0, np.where(np.isfinite(moved), moved, np.nan))
-        if self.clusters < FEW_CLUSTERS:
-            # A handful of clusters has few distinct resamples, so quantiles would be atoms: use their spread.
-            ends = np.nanquantile(moved, [NormalDist().cdf(-1.0), NormalDist().cdf(1.0)], axis=0)
-            reach = NormalDist().inv_cdf(0.5 * (1.0 + level)) * 0.5 * (ends[1] - ends[0])
-            low, high = -reach, reach
-        else:
-            tail = 0.5 * (1.0 - level)
-            low, high = np.nanquantile(moved, [tail, 1.0 - tail], axis=0, method="weibull")
-        low, high = (np.where(empty, np.nan, widening(self.effective, level) * end) for end in (low, high))
-        with np.errstate(all="ignore"):
-            return (
-                np.where(logged, estimate * np.exp(low), estimate + low),
-                np.where(logged, estimate * np.exp(high), estimate + high),
-            )
+        return ends(values, estimate, level, self.clusters < FEW_CLUSTERS, widening(self.effective, level))
 
     def refuse_unusable(self) -> None:
         """Raise LawError for too few clusters, no residual degree of freedom, or too many failed draws."""
@@ -263,6 +245,33 @@ class Draws:
                 f"no interval: {self.failed} of {tried} bootstrap draws had no solution; pin a parameter that the "
                 "rows do not determine or fit a simpler law"
             )
+
+
+def ends(values: Array, estimate: Array, level: float, few: bool, wider: float) -> tuple[Array, Array]:
+    """Interval ends of values (draws, k) around estimates (k,); see `Draws.interval` for the rule.
+
+    few: whether fewer than ten clusters were resampled. wider: the small-sample factor (`widening`). What is not
+    finite is left out; NaN where nothing is left.
+    """
+    with np.errstate(all="ignore"):
+        logged = (estimate > 0) & ((values > 0) | ~np.isfinite(values)).all(axis=0)
+        moved = np.where(logged, np.log(values / estimate), values - estimate)
+    empty = ~np.isfinite(moved).any(axis=0)
+    moved = np.where(empty, 0.0, np.where(np.isfinite(moved), moved, np.nan))
+    if few:
+        # A handful of clusters has few distinct resamples, so quantiles would be atoms: use their spread.
+        middle = np.nanquantile(moved, [NormalDist().cdf(-1.0), NormalDist().cdf(1.0)], axis=0)
+        reach = NormalDist().inv_cdf(0.5 * (1.0 + level)) * 0.5 * (middle[1] - middle[0])
+        low, high = -reach, reach
+    else:
+        tail = 0.5 * (1.0 - level)
+        low, high = np.nanquantile(moved, [tail, 1.0 - tail], axis=0, method="weibull")
+    low, high = (np.where(empty, np.nan, wider * end) for end in (low, high))
+    with np.errstate(all="ignore"):
+        return (
+            np.where(logged, estimate * np.exp(low), estimate + low),
+            np.where(logged, estimate * np.exp(high), estimate + high),
+        )
 
 
 def without_value(values: Array) -> list[str]:

@@ -31,11 +31,15 @@ class Calibration:
 
     def half_width(self, distance: Array, level: float = 0.9) -> Array:
         """Half-width of the band, in log response, at a log distance beyond the last fitted scale."""
+        growth, row = self.factors(level)
+        return np.hypot(growth * (np.maximum(distance, 0.0) + OFFSET), row)
+
+    def factors(self, level: float = 0.9) -> tuple[float, float]:
+        """What a unit of log distance (plus OFFSET) adds to the half-width, and the noise of one row in it."""
         if not 0 < level < 1:
             raise LawError(f"level must lie between 0 and 1; found {level}")
-        quantile = float(stdtrit(self.freedom, 0.5 * (1.0 + level)))
-        normal = float(ndtri(0.5 * (1.0 + level)))
-        return np.hypot(quantile * self.scale * (np.maximum(distance, 0.0) + OFFSET), normal * self.noise)
+        upper = 0.5 * (1.0 + level)
+        return float(stdtrit(self.freedom, upper)) * self.scale, float(ndtri(upper)) * self.noise
 
 
 def calibrate(distances: Sequence[Array], errors: Sequence[Array], reach: float, noise: float = 0.0) -> Calibration:

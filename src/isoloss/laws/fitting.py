@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -165,11 +166,19 @@ class Fit:
             "warnings": self.warnings,
         }
 
-    def save(self, path: str | Path) -> None:
-        """Write `to_dict` as JSON for `isoloss.laws.load_fit`, making the folder. Raises OSError."""
+    def save(self, path: str | Path, draws: Draws | None = None) -> None:
+        """Write `to_dict` as JSON for `isoloss.laws.load_fit`, making the folder. Raises OSError.
+
+        draws: resampled fits, of which enough are kept for the intervals of advice (`laws.outlook`).
+        """
+        from isoloss.laws.outlook import Outlook
         from isoloss.laws.saved import write
 
-        write(self.to_dict(), path)
+        kept: dict[str, Any] = {}
+        with suppress(LawError):  # a law that does not say how size and data trade
+            kept = {"outlook": Outlook.of(self, draws, resample=False).to_dict()}
+            del kept["outlook"]["program"]
+        write(self.to_dict() | kept, path)
 
 
 def _table(fit: Fit, points: Points) -> dict[str, Array]:

@@ -17,6 +17,10 @@ import numpy as np
 
 Array = np.ndarray
 T = TypeVar("T")
+UFUNCS = {
+    "add", "subtract", "multiply", "divide", "negative", "power", "exp", "log", "log1p", "tanh", "absolute",
+    "minimum", "maximum", "less",
+}  # fmt: skip
 Gradient = tuple[tuple[int, ...], Array]
 _serial = count()
 
@@ -105,6 +109,62 @@ class Jet:
         return Jet(value**k, (self,), (k * value ** (k - 1),), {(0, 0): k * (k - 1) * value ** (k - 2)})
 
 
+class Symbol:
+    """A value without numbers: whoever makes it learns of every function applied to it (`laws.program`).
+
+    `apply` gets the name of a function of this module or of a NumPy function in UFUNCS, and what it is applied to.
+    """
+
+    def apply(self, name: str, *arguments: Any) -> Any:
+        """The symbol of a function's result."""
+        raise NotImplementedError
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        if method != "__call__" or options or ufunc.__name__ not in UFUNCS:
+            raise TypeError(f"numpy.{ufunc.__name__} cannot be written down")
+        return self.apply(ufunc.__name__, *inputs)
+
+    def __add__(self, other: Any) -> Any:
+        return self.apply("add", self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return self.apply("add", other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return self.apply("subtract", self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self.apply("subtract", other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return self.apply("multiply", self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self.apply("multiply", other, self)
+
+    def __truediv__(self, other: Any) -> Any:
+        return self.apply("divide", self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self.apply("divide", other, self)
+
+    def __pow__(self, other: Any) -> Any:
+        return self.apply("power", self, other)
+
+    def __neg__(self) -> Any:
+        return self.apply("negative", self)
+
+    def __lt__(self, other: Any) -> Any:
+        return self.apply("less", self, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self.apply("less", other, self)
+
+
+def _symbol(*values: Any) -> Symbol | None:
+    return next((value for value in values if isinstance(value, Symbol)), None)
+
+
 def contract(jet: Jet, a: Array, b: Array, size: int, curved: bool = True) -> tuple[Array, Array]:
     """sum_i a_i grad f_i and sum_i (b_i grad f_i grad f_i' + a_i hess f_i) over rows, for `size` parameters.
 
@@ -174,9 +234,11 @@ def _weighted(g: Array, h: Array, weight: Array) -> Array:
     return np.matmul(scaled, h.transpose(0, 2, 1))
 
 
-def _unary(argument: T, value: Callable[[Array], Array], jet: Callable[[Jet], Jet]) -> T:
+def _unary(name: str, argument: T, value: Callable[[Array], Array], jet: Callable[[Jet], Jet]) -> T:
     if isinstance(argument, Jet):
         return cast(T, jet(argument))
+    if isinstance(argument, Symbol):
+        return cast(T, argument.apply(name, argument))
     return cast(T, value(cast(Array, argument)))
 
 
@@ -187,7 +249,7 @@ def exp(x: T) -> T:
         value = np.exp(jet.value)
         return Jet(value, (jet,), (value,), {(0, 0): value})
 
-    return _unary(x, np.exp, of_jet)
+    return _unary("exp", x, np.exp, of_jet)
 
 
 def log(x: T) -> T:
@@ -197,7 +259,7 @@ def log(x: T) -> T:
         inverse = 1.0 / jet.value
         return Jet(np.log(jet.value), (jet,), (inverse,), {(0, 0): -inverse * inverse})
 
-    return _unary(x, np.log, of_jet)
+    return _unary("log", x, np.log, of_jet)
 
 
 def reciprocal(x: T) -> T:
@@ -207,7 +269,7 @@ def reciprocal(x: T) -> T:
         inverse = 1.0 / jet.value
         return Jet(inverse, (jet,), (-(inverse**2),), {(0, 0): 2.0 * inverse**3})
 
-    return _unary(x, lambda a: 1.0 / a, of_jet)
+    return _unary("reciprocal", x, lambda a: 1.0 / a, of_jet)
 
 
 def sigmoid(x: T) -> T:
@@ -221,7 +283,7 @@ def sigmoid(x: T) -> T:
         slope = value * (1.0 - value)
         return Jet(value, (jet,), (slope,), {(0, 0): slope * (1.0 - 2.0 * value)})
 
-    return _unary(x, number, of_jet)
+    return _unary("sigmoid", x, number, of_jet)
 
 
 def softplus(x: T) -> T:
@@ -234,12 +296,14 @@ def softplus(x: T) -> T:
         share = sigmoid(jet.value)
         return Jet(number(jet.value), (jet,), (share,), {(0, 0): share * (1.0 - share)})
 
-    return _unary(x, number, of_jet)
+    return _unary("softplus", x, number, of_jet)
 
 
 def logaddexp(first: Any, *others: Any) -> Any:
     """log of the sum of exponentials of two or more terms (jets or arrays)."""
     terms = (first, *others)
+    if symbol := _symbol(*terms):
+        return symbol.apply("logaddexp", *terms)
     values = [value_of(term) for term in terms]
     top = values[0]
     for value in values[1:]:
@@ -265,12 +329,16 @@ def logaddexp(first: Any, *others: Any) -> Any:
 
 def where(condition: Array, yes: Any, no: Any) -> Any:
     """Rowwise choice between two jets or arrays; the condition carries no derivative."""
+    if symbol := _symbol(condition, yes, no):
+        return symbol.apply("where", condition, yes, no)
     value = np.where(condition, value_of(yes), value_of(no))
     chosen = np.asarray(condition, dtype=float)
     branches = [(branch, mask) for branch, mask in ((yes, chosen), (no, 1.0 - chosen)) if isinstance(branch, Jet)]
     return Jet(value, *zip(*branches, strict=True)) if branches else value
 
 
-def value_of(x: Any) -> Array:
-    """The numbers of a jet or array."""
+def value_of(x: Any) -> Any:
+    """The numbers of a jet or array; a symbol stays one."""
+    if isinstance(x, Symbol):
+        return x
     return x.value if isinstance(x, Jet) else np.asarray(x)

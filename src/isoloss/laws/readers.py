@@ -34,7 +34,7 @@ def read_columns(path: Path, renames: Mapping[str, str]) -> tuple[dict[str, list
     """
     if not path.is_file():
         raise LawError(f"no such file: {path}")
-    table = _read(path)
+    table = read_table(path)
     if not table or not next(iter(table.values())):
         raise LawError(f"{path}: no rows")
     names = our_names(path.name, table, renames)
@@ -81,7 +81,8 @@ def resembling(ours: str, headers: Iterable[str]) -> str | None:
     return header if best >= 0.75 else None
 
 
-def _read(path: Path) -> dict[str, list[Any]]:
+def read_table(path: Path) -> dict[str, list[Any]]:
+    """Columns of a file by their headers; empty cells are None. Raises LawError."""
     try:
         return _parse(path)
     except UnicodeDecodeError:

@@ -42,7 +42,9 @@ FORMS: dict[str, Form] = {
         growth.PowerGrowth(),
     )
 }
+"""Registered forms by name."""
 ALIASES = {"power": "m2", "hoffmann": "chinchilla"}
+"""Other names of registered forms."""
 PATTERNS = ("bnsl-BREAKS", "additive:COLUMN,COLUMN,...")
 
 

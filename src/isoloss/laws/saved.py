@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from isoloss.laws.allocation import optimum
+from isoloss.laws.allocation import allocates, optimum
 from isoloss.laws.errors import LawError
 from isoloss.laws.form import Form
+from isoloss.laws.outlook import Outlook
 from isoloss.laws.problem import given_variables
+from isoloss.laws.program import Program
 from isoloss.laws.registry import get_form
 
+OLDER = "the fit was saved without draws and measured ranges, so there is no interval and no warning: save it again"
 NEEDED = ("law", "parameters", "columns", "flops_per_nd", "free_parameters")
 
 
@@ -43,6 +46,18 @@ class SavedFit:
     def optimum(self, C: Any, **others: Any) -> dict[str, Any]:
         """N*, D* and loss at compute C (see `isoloss.laws.optimum`)."""
         return optimum(self.form, self.parameters, C, self.flops_per_nd, **others)
+
+    def outlook(self) -> Outlook:
+        """What the fit says about budgets; without intervals where an older version saved it. Raises LawError."""
+        program = [list(step) for step in Program.of(self.form).steps]
+        kept = self.record.get("outlook")
+        if kept is not None:
+            return Outlook.from_dict({**kept, "program": program, "law": self.form.name, "formula": self.form.formula})
+        allocates(self.form, {})
+        return Outlook(
+            self.form.name, self.form.formula, Program.of(self.form), self.parameters, None, 0, 0.0, self.flops_per_nd,
+            True, None, 0.0, None, notes=(OLDER,),
+        )  # fmt: skip
 
 
 def write(record: Mapping[str, Any], path: str | Path) -> None:

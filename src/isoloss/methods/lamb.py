@@ -61,6 +61,7 @@ VARIANTS = {
     "lambc": Variant(ratio_max=1.0),
     "pytorch-lamb": Variant(bias_correction=False, phi=(0.0, 10.0)),
 }
+"""The rules that are in use under this name."""
 
 
 class LAMB(LayerWise):

@@ -35,6 +35,7 @@ from isoloss.recipe.errors import nearest
 __all__ = ["LARS", "VARIANTS", "exclusion_groups"]
 
 VARIANTS = ("original", "larc", "lamb-paper")
+"""The rules that are in use under this name."""
 
 
 class LARS(LayerWise):

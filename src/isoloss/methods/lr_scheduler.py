@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from isoloss.methods.schedules import multiplier
+from isoloss.methods.schedules import Form, decay, multiplier
 from isoloss.recipe.errors import nearest
 
 __all__ = ["IsolossLR"]
@@ -53,9 +53,7 @@ class IsolossLR(LRScheduler):
             raise ValueError(
                 f"IsolossLR: {len(given)} schedules for {groups} parameter groups; allowed: one, or one each"
             )
-        self._schedules = [_function(each) for each in given]
-        self._described = [_description(each) for each in given]
-        self._totals = [each.get("total") if isinstance(each, Mapping) else None for each in given]
+        self._take(given)
         self.accept_change = accept_change
         self.changes: list[dict[str, Any]] = []
         if base_lr is not None:
@@ -65,6 +63,13 @@ class IsolossLR(LRScheduler):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["initial_lr"] = rate
         super().__init__(optimizer)
+
+    def _take(self, given: list[Any]) -> None:
+        """Go by these schedules, one a group."""
+        schedules = [_function(each) for each in given]
+        self._given, self._schedules = given, schedules
+        self._described = [_description(each) for each in given]
+        self._totals = [_total(each) for each in given]
 
     @property
     def update(self) -> int:
@@ -77,6 +82,32 @@ class IsolossLR(LRScheduler):
 
     def _get_closed_form_lr(self) -> list[float | torch.Tensor]:
         return self.get_lr()
+
+    def cool_down(self, at: int, length: int, shape: str | Form = "one_minus_sqrt", final: float = 0.0) -> None:
+        """Fall from update `at` on, over `length` updates to the fraction `final` of the rate there; that is the end.
+
+        For a cooldown that is decided while training goes on. What was before `at` stays, and the change is on record.
+        Raises ValueError, before anything has changed, where `at` is behind already or the schedule decays by itself.
+        """
+        if self.update > at:
+            raise ValueError(
+                f"IsolossLR: a cooldown from update {at}, but {self.update} are made; allowed: {self.update} or later"
+            )
+        before = list(self._described)
+        self._take([_cooled(each, at, (shape, length, final)) for each in self._given])
+        bases = [float(base) for base in self.base_lrs]
+        change = {"update": self.update, "before": before, "after": list(self._described)}
+        self.changes.append(change | {"before_lrs": bases, "after_lrs": bases})
+        self._set(self._rates(self.update))
+
+    def _set(self, rates: list[float]) -> None:
+        """Give the groups their rates."""
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self._last_lr = [*rates]
 
     def _rates(self, update: int) -> list[float]:
         return [float(base) * self._multiplier(i, update) for i, base in enumerate(self.base_lrs)]
@@ -136,13 +167,38 @@ class IsolossLR(LRScheduler):
         if state_dict["schedules"] != self._described or state_dict["base_lrs"] != bases:
             change = {"update": update, "before": list(state_dict["schedules"]), "after": list(self._described)}
             self.changes.append(change | {"before_lrs": state_dict["base_lrs"], "after_lrs": bases})
-        for group, base, rate in zip(self.optimizer.param_groups, bases, rates, strict=True):
+        for group, base in zip(self.optimizer.param_groups, bases, strict=True):
             group["initial_lr"] = base
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
-        self._last_lr = [*rates]
+        self._set(rates)
+
+
+def _total(schedule: Any) -> int | None:
+    """Updates of a schedule; None where it has no end."""
+    if isinstance(schedule, partial) and schedule.func is _falling:
+        return int(schedule.keywords["at"] + schedule.keywords["cooldown"][1])
+    return schedule["total"] if isinstance(schedule, Mapping) else None
+
+
+def _cooled(schedule: Schedule, at: int, cooldown: tuple[str | Form, int, float]) -> Schedule:
+    """The same schedule up to update `at`, and a cooldown behind it."""
+    if not isinstance(schedule, Mapping):
+        decay(0, cooldown[1], shape=cooldown[0], final=cooldown[2])  # a bad form is an error here
+        return partial(_falling, schedule=schedule, at=at, cooldown=cooldown)
+    if schedule.get("cooldown") is not None:
+        raise ValueError(
+            f"IsolossLR: the schedule has a cooldown already ({_description(schedule)}); allowed: one without"
+        )
+    return {**schedule, "total": at + cooldown[1], "cooldown": cooldown}
+
+
+def _falling(
+    update: int, *, schedule: Callable[[int], float], at: int, cooldown: tuple[str | Form, int, float]
+) -> float:
+    """A function's value, from update `at` on that at `at` times a decay."""
+    if update < at:
+        return schedule(update)
+    shape, length, final = cooldown
+    return schedule(at) * decay(update - at, length, shape=shape, final=final)
 
 
 def _function(schedule: Schedule) -> Callable[[int], float]:
@@ -173,7 +229,8 @@ def _description(schedule: Any) -> str:
     if isinstance(schedule, tuple | list):
         return f"({', '.join(_description(each) for each in schedule)})"
     if isinstance(schedule, partial):
-        options = [*map(repr, schedule.args), *(f"{k}={v!r}" for k, v in sorted(schedule.keywords.items()))]
+        options = [*map(_description, schedule.args)]
+        options += [f"{name}={_description(value)}" for name, value in sorted(schedule.keywords.items())]
         return f"{_description(schedule.func)}({', '.join(options)})"
     if callable(schedule):
         kind = schedule if hasattr(schedule, "__qualname__") else type(schedule)

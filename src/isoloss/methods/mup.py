@@ -39,6 +39,7 @@ __all__ = [
 ]  # fmt: skip
 
 KINDS = ("input", "vector", "hidden", "output", "tied", "fixed")
+"""What a tensor may be: which factors it gets."""
 READOUTS = ("folded", "multiplier")
 TABLES = ("wte", "wpe")
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EMBEDDING_NAMES = ("wte", "wpe")
 HEAD_NAMES = ("head", "lm_head", "embed_out", "classifier", "fc")
+"""Names of modules that are taken for the output head."""
 PARAMETRISATION = ("parametrisation", "base_width")
 """Options of a built-in family that say how it is initialised and trained, not what it is."""
 TIED_TABLE = r"^embedding\.weight$"

@@ -148,7 +148,7 @@ class Summary:
     def __str__(self) -> str:
         from rich.console import Console
 
-        console = Console(width=100, file=open(os.devnull, "w"), record=True)  # noqa: SIM115
+        console = Console(width=100, file=open(os.devnull, "w"), record=True, force_jupyter=False)  # noqa: SIM115
         console.print(self.table())
         return console.export_text()
 

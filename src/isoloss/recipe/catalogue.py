@@ -16,6 +16,7 @@ for _entry in (*models.ENTRIES, *data.ENTRIES, *updates.ENTRIES, *schedules.ENTR
     _BY_KIND.setdefault(_entry.kind, {})[_entry.name] = _entry
 
 KINDS = tuple(_BY_KIND)
+"""What a name may be of: model, data, optimizer and so on."""
 
 
 def names(kind: str, tag: str | None = None) -> tuple[str, ...]:

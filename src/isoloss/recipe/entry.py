@@ -13,8 +13,10 @@ class Missing(Enum):
 
 
 REQUIRED = Missing.REQUIRED
+"""The default of an option that a study must give."""
 
 OPTION_KINDS = ("integer", "number", "boolean", "word", "text", "paths", "pair", "duration", "drops")
+"""What the value of an option may be; `Option` says what each means."""
 
 
 @dataclass(frozen=True)

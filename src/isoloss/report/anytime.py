@@ -54,7 +54,7 @@ def figures(result: Json, look: Look) -> dict[str, tuple[tuple[float, float], An
     if not shown:
         return {}
     look = styles(dict.fromkeys(record["arm"] for record in shown), None) | look
-    columns = min(len(shown), 3)
+    columns = 2 if len(shown) == 4 else min(len(shown), 3)
     rows = -(-len(shown) // columns)
     size = (9.0, 4.4) if len(shown) == 1 else (9.0, 0.9 + 3.0 * rows)
     return {FIGURE: (size, lambda figure: _draw(figure, shown, (rows, columns), look))}

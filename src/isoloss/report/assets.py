@@ -1,9 +1,8 @@
-"""What the page carries inside itself: style sheet, script, and plotly.js in compressed form."""
+"""What pages carry inside themselves: style sheet, scripts, data, and for the page of a law plotly.js."""
 
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 import json
 from functools import cache
@@ -26,12 +25,6 @@ def plotly_js() -> str:
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())
-
-
-@cache
-def plotly_packed() -> str:
-    """plotly.js as base64 of gzip (4.8 MB become 2.0 MB); the page unpacks it with DecompressionStream."""
-    return base64.b64encode(gzip.compress(plotly_js().encode(), 9, mtime=0)).decode()
 
 
 def script_hash(source: str) -> str:

@@ -37,7 +37,7 @@ def _parts(whole: Json, seen: Json, page: str | Path | None) -> Iterator[Rendera
         yield from _question(transfer.columns(seen["transfer"]), seen["transfer"]["sentences"], said)
     if seen["worth"]:
         yield Padding(_worth(whole, seen), (1, 0, 0, 0))
-        for group in seen["worth"]:
+        for group in seen["worth"]["groups"]:
             if group["trend"] and group["trend"]["words"] not in said:
                 yield Text.assemble((group["arm"], "bold"), f": {group['trend']['words']}")
     if seen["large_batch"]:
@@ -82,7 +82,7 @@ def _worth(whole: Json, seen: Json) -> Table:
     for measure in MEASURES:
         table.add_column(measure)
     overall = {entry["arm"]: entry for entry in whole["worth_overall"]}
-    for group in seen["worth"]:
+    for group in seen["worth"]["groups"]:
         name = group["arm"]
         title = Text(name, style="bold")
         if group["against"]:
@@ -123,7 +123,7 @@ def _cells(entry: Json) -> list[Text]:
     cells = []
     for measure in MEASURES:
         found = entry[measure]
-        word, tone = verdict(found, entry.get("roots"))
+        word, tone = verdict(found, entry.get("roots"), entry["data"])
         if found["ratio"] is None:
             cells.append(Text(word, style=_TONES[tone]))
             continue

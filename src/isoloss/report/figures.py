@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isoloss.report import answers as answer_rows
-from isoloss.report import anytime, formats, large_batch, transfer
+from isoloss.report import anytime, formats, large_batch, law_figures, transfer
 from isoloss.report import tree as trees
 from isoloss.report.axes import INK, MUTED, RULE, log_ticks, short_name
 from isoloss.report.palette import Style, styles
 from isoloss.report.tidy import MEASURES, Json, baseline_of, binned, curve_part, done, seed_means, sizes
+from isoloss.report.typeset import OPTIONAL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
-_RC: dict[Any, Any] = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": MUTED, "ytick.color": MUTED, "axes.spines.top": False, "axes.spines.right": False,
@@ -33,6 +35,8 @@ _RC: dict[Any, Any] = {
     "legend.frameon": False, "svg.hashsalt": "isoloss", "text.parse_math": False,
 }  # fmt: skip
 MOST_PANELS = 6
+_THICKEST = 18.0
+"""Points of the thickest line of the tree."""
 
 Draw = Callable[["Figure"], None]
 
@@ -47,7 +51,7 @@ class Drawn:
 
 def draw_all(result: Json, *, pixels: bool = False) -> dict[str, Drawn]:
     """Name -> figure, for each figure that the result has data for."""
-    return {name: render(size, draw, pixels) for name, (size, draw) in _figures(result).items()}
+    return {name: render(size, draw, pixels) for name, (size, draw) in offered(result).items()}
 
 
 def save_all(drawn: dict[str, Drawn], folder: Path) -> list[Path]:
@@ -71,16 +75,25 @@ def save_all(drawn: dict[str, Drawn], folder: Path) -> list[Path]:
 
 def law_name(index: int, law: Json) -> str:
     """The file name of a law's figure; names of arms may hold anything, file names may not."""
+    return law_names(index, law)["law"]
+
+
+def law_names(index: int, law: Json) -> dict[str, str]:
+    """File names by what is drawn of a law: law, residual, surface."""
     words = re.sub(r"[^a-z0-9]+", "-", f"{law['law']} {law['arm']}".lower()).strip("-")[:60].strip("-")
-    return f"law-{index + 1}-{words}".rstrip("-")
+    kinds = {"law": "law", "residual": "residuals", "surface": "surface"}
+    return {kind: f"{name}-{index + 1}-{words}".rstrip("-") for kind, name in kinds.items()}
 
 
-def _figures(result: Json) -> dict[str, tuple[tuple[float, float], Draw]]:
+def offered(result: Json) -> dict[str, tuple[tuple[float, float], Draw]]:
+    """Name -> (size in inches on the page, how to draw it), for each figure that a tidy result has data for."""
     look = styles([arm["name"] for arm in result["arms"]], baseline_of(result))
     found: dict[str, tuple[tuple[float, float], Draw]] = {}
     answers = [entry for entry in result["worth"] if entry["data"]["ratio"] is not None]
     if answers:
         found["worth"] = ((9, 1.3 + 0.28 * len(answers)), lambda figure: _worth(figure, result, look))
+    if len({entry["N"] for entry in answers}) > 1:
+        found["scale"] = ((9, 4.2), lambda figure: law_figures.scale(figure, result, look))
     panels = min(len(sizes(result)), MOST_PANELS)
     if any(run[curve_part(result)]["update"] for run in done(result)) and panels:
         rows = (panels + 1) // 2
@@ -88,14 +101,18 @@ def _figures(result: Json) -> dict[str, tuple[tuple[float, float], Draw]]:
     if seed_means(done(result)):
         found["final-loss"] = ((9, 4.6), lambda figure: _final(figure, result, look))
     for index, law in enumerate(result["laws"]):
+        names = law_names(index, law)
         if law["curves"]:
-            found[law_name(index, law)] = ((9, 4.6), _law(result, law, look))
+            found[names["law"]] = ((9, 4.6), law_figures.law(result, law, look, _loss_axes))
+        if law["surface"]:
+            found[names["surface"]] = ((9, 5.4), law_figures.surface(result, law, look))
+        if law["residuals"]:
+            found[names["residual"]] = ((9, 3.2), law_figures.residuals(result, law, look))
     found |= transfer.figures(result)
     found |= large_batch.figures(result, look)
     found |= anytime.figures(result, look)
     if result["tree"]:
-        lanes = sum(shape.lanes + 1.5 for shape in trees.shapes(result["tree"])[: trees.MOST_SHAPES])
-        found["plan"] = ((9, 0.9 + 0.24 * lanes), lambda figure: _tree(figure, result, look))
+        found["plan"] = ((9, 0.9 + _tree_height(result) / 72), lambda figure: _tree(figure, result, look))
     return found
 
 
@@ -107,7 +124,7 @@ def render(size: tuple[float, float], draw: Draw, pixels: bool) -> Drawn:
     from matplotlib.figure import Figure
 
     vector, raster = StringIO(), BytesIO()
-    with matplotlib.rc_context(_RC), warnings.catch_warnings():
+    with matplotlib.rc_context(RC), warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; the page itself shows it whole.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=size, layout="constrained")
@@ -184,20 +201,9 @@ def _final(figure: Figure, result: Json, look: dict[str, Style]) -> None:
         axes.vlines([r[0] for r in rows], [r[2] for r in rows], [r[3] for r in rows], color=style.color, linewidth=1)
     for size in {size for _, size in cells}:
         ends = [rows[-1] for (_, n), rows in cells.items() if n == size]
-        _name_size(axes, size, max(end[0] for end in ends), min(end[1] for end in ends))
+        law_figures.name_size(axes, size, max(end[0] for end in ends), min(end[1] for end in ends))
     _loss_axes(axes, result)
     _legend(figure, look, list(dict.fromkeys(arm for arm, _ in cells)))
-
-
-def _name_size(axes: Axes, size: float | None, x: float, y: float) -> None:
-    axes.annotate(
-        "all sizes" if size is None else f"N {formats.short(size)}",
-        (x, y),
-        xytext=(7, -3),
-        textcoords="offset points",
-        color=MUTED,
-        fontsize=8,
-    )
 
 
 def _loss_axes(axes: Axes, result: Json, kind: str = "validation") -> None:
@@ -209,108 +215,57 @@ def _loss_axes(axes: Axes, result: Json, kind: str = "validation") -> None:
     axes.set_ylabel(f"{kind} loss, {short_name(result['units']['loss'])}")
 
 
-def _law(result: Json, law: Json, look: dict[str, Style]) -> Draw:
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        style = look[law["arm"]]
-        runs = [run for run in done(result) if run["arm"] == law["arm"]]
-        held = {(row.get("N"), row["D"]) for row in (law["holdout"] or {}).get("rows", [])}
-        for curve in law["curves"]:
-            size = curve.get("N")
-            reach = max((run["D"] for run in runs if size in (None, run["N"]) and run["D"]), default=0)
-            inside = [i for i, x in enumerate(curve["x"]) if x <= reach]
-            beyond = list(range(max(inside, default=0), len(curve["x"])))
-            for part, dash in ((inside, "-"), (beyond, (0, (4, 3)))):
-                axes.plot(
-                    [curve["x"][i] for i in part],
-                    [curve["loss"][i] for i in part],
-                    color=style.color,
-                    linestyle=dash,
-                    linewidth=1.4,
-                )
-            if curve.get("low") and curve.get("high"):
-                axes.fill_between(curve["x"], curve["low"], curve["high"], color=style.color, alpha=0.15, linewidth=0)
-            if curve["x"]:
-                _name_size(axes, size, curve["x"][-1], curve["loss"][-1])
-        fitted = [run for run in runs if not held & {(run["N"], run["D"]), (None, run["D"])}]
-        axes.plot(
-            [r["D"] for r in fitted],
-            [r["loss"] for r in fitted],
-            style.marker,
-            color=style.color,
-            markersize=4.5,
-            label="measured",
-        )
-        rows = (law["holdout"] or {}).get("rows", [])
-        if rows:
-            axes.plot(
-                [r["D"] for r in rows],
-                [r["actual"] for r in rows],
-                style.marker,
-                color=style.color,
-                markersize=7,
-                markerfacecolor="white",
-                markeredgewidth=1.5,
-                label="held out of the fit",
-            )
-        axes.set_title(f"{short_name(law['arm'])}: {law['formula'][:60]}")
-        _loss_axes(axes, result)
-        axes.legend(loc="upper right")
-
-    return draw
+def _tree_height(result: Json) -> float:
+    """Points of paper that the drawn trees take."""
+    shapes = trees.shapes(result["tree"])[: trees.MOST_SHAPES]
+    thick = trees.thickness(shapes, _THICKEST)
+    return sum(trees.HEAD + trees.lanes(shape, thick)[1] + trees.GAP for shape in shapes)
 
 
 def _tree(figure: Figure, result: Json, look: dict[str, Style]) -> None:
     axes = figure.subplots()
-    top = 0.0
-    longest = 0.0
-    for shape in trees.shapes(result["tree"])[: trees.MOST_SHAPES]:
-        many = f"{shape.members} × " if shape.members > 1 else ""
-        title = f"{many}{formats.count(shape.updates)} updates   {shape.cells}"
+    shapes = trees.shapes(result["tree"])[: trees.MOST_SHAPES]
+    thick, whole = trees.thickness(shapes, _THICKEST), sum(map(trees.cost, result["tree"]))
+    top = longest = 0.0
+    for shape in shapes:
+        middles, tall = trees.lanes(shape, thick)
+        title = f"{trees.heading(shape, whole)}   {shape.cells}"
         title = title if len(title) <= 110 else title[:109] + "…"
-        axes.text(0, -top, title, fontsize=8, color=INK).set_in_layout(False)
+        axes.text(0, -(top + 16), title, fontsize=8, color=INK).set_in_layout(False)
         begins = {id(child): stretch for stretch in shape.root.walk() for child in stretch.children}
         for stretch in shape.root.walk():
-            edge, y = stretch.edge, -(top + 1 + stretch.lane)
-            parent = begins.get(id(stretch))
-            longest = max(longest, edge["end"])
-            if edge["reused"]:
-                axes.plot([edge["start"], edge["end"]], [y, y], color=RULE, linewidth=9, solid_capstyle="butt")
-            arms = trees.arms_of(edge, look) or [""]
-            for index, arm in enumerate(arms):
-                shift = (index - (len(arms) - 1) / 2) * 0.16
-                color = look[arm].color if arm in look else INK
-                dash = (0, (2, 1)) if edge["tuning"] else "-"
-                if parent is not None and parent.lane != stretch.lane:
-                    axes.plot(
-                        [edge["start"]] * 2,
-                        [-(top + 1 + parent.lane), y + shift],
-                        color=color,
-                        linewidth=1,
-                        alpha=0.7,
-                    )
-                axes.plot(
-                    [edge["start"], edge["end"]],
-                    [y + shift] * 2,
-                    color=color,
-                    linestyle=dash,
-                    linewidth=trees.stripe(edge) * 0.55,
-                    solid_capstyle="butt",
-                )
-            if not stretch.children:
-                axes.annotate(
-                    trees.leaf_label(edge, look),
-                    (edge["end"], y),
-                    xytext=(5, -3),
-                    textcoords="offset points",
-                    fontsize=7,
-                    color=MUTED,
-                )
-        top += shape.lanes + 1.5
-    axes.set_ylim(-top + 0.2, 0.9)
+            longest = max(longest, stretch.edge["end"])
+            places = [-(top + trees.HEAD + middles[s.lane]) for s in (stretch, begins.get(id(stretch), stretch))]
+            _stretch(axes, stretch, thick[id(stretch)], places, look)
+        top += trees.HEAD + tall + trees.GAP
+    axes.set_ylim(-top, 0)
     axes.set_xlim(-0.01 * longest, 1.22 * longest)
     axes.set_xticks(trees.ticks(longest), [formats.count(tick) for tick in trees.ticks(longest)])
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("updates")
+    axes.set_xlabel("updates; thickness is compute per update, ×n: trained once for n runs")
+
+
+def _stretch(axes: Axes, stretch: trees.Stretch, tall: float, places: list[float], look: dict[str, Style]) -> None:
+    """One stretch at the height `places[0]`, in stripes of its arms, with the fork from `places[1]`."""
+    edge, (y, above) = stretch.edge, places
+    arms = trees.arms_of(edge, look) or [""]
+    colors = [look[arm].color if arm in look else INK for arm in arms]
+    if above != y:
+        axes.plot([edge["start"]] * 2, [above, y + tall / 2], color=colors[0], linewidth=1, alpha=0.7)
+    for index, color in enumerate(colors):
+        shift = (index - (len(arms) - 1) / 2) * tall / len(arms)
+        dashes: Any = (0, (2, 1)) if edge["tuning"] else "-"
+        axes.plot(
+            [edge["start"], edge["end"]], [y - shift] * 2, color=color, linestyle=dashes,
+            linewidth=tall / len(arms), solid_capstyle="butt",
+        )  # fmt: skip
+    if edge["cells"] > 1:
+        _beside(axes, f"×{edge['cells']}", (edge["start"], y + tall / 2), (1, 1)).set_label(OPTIONAL)
+    if not stretch.children:
+        _beside(axes, trees.leaf_label(edge, look), (edge["end"], y), (5, -3))
+
+
+def _beside(axes: Axes, text: str, place: tuple[float, float], shift: tuple[float, float]) -> Annotation:
+    return axes.annotate(text, place, xytext=shift, textcoords="offset points", fontsize=7, color=MUTED)

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from isoloss.laws import Draws, Fit, Holdout, LawError, Points, ensemble, optimum
+from isoloss.laws import Draws, Fit, Holdout, LawError, Outlook, Points, ensemble, optimum
 from isoloss.laws.allocation import flops_ratio
 from isoloss.laws.checklist import checklist
 from isoloss.laws.validate import reach
+from isoloss.report import planner
 
 Array = np.ndarray
 Plot = dict[str, Any]
@@ -51,7 +52,7 @@ def render(
 
     from jinja2 import Environment, PackageLoader, select_autoescape
 
-    from isoloss.report.assets import embed_json, plotly_js
+    from isoloss.report.assets import embed_json, plotly_js, text
 
     if draws is not None:
         try:
@@ -85,10 +86,21 @@ def render(
         sensitivity=_sensitivity(fit),
         checklist=checklist(fit, holdout, draws, level),
         plots=embed_json(_finite(plots)),
+        planner=_planner(fit, draws, level),
+        planner_style=text("planner.css"),
+        planner_script=text("planner.js"),
         # A closing script tag inside the library would end the element early.
         plotly_js=plotly_js().replace("</script", "<\\/script"),
         version=version("isoloss"),
     )
+
+
+def _planner(fit: Fit, draws: Draws | None, level: float) -> dict[str, Any] | None:
+    """The planner of a law of size and data; None for other laws."""
+    try:
+        return planner.view({"planner": planner.of_fit(Outlook.of(fit, draws, resample=False, level=level))})
+    except LawError:
+        return None
 
 
 def _quantities(fit: Fit, draws: Draws | None, level: float) -> Iterator[dict[str, str]]:

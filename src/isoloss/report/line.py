@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from isoloss.report import formats
 from isoloss.report.axes import MUTED
-from isoloss.report.palette import OKABE_ITO
+from isoloss.report.palette import COLORS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ def write(lines: Sequence[Mapping[str, Any]], path: str | Path, *, loss: str = "
 def _draw(figure: Figure, lines: Sequence[Mapping[str, Any]], loss: str) -> None:
     axes = figure.subplots()
     for index, line in enumerate(lines):
-        color = OKABE_ITO[index % len(OKABE_ITO)]
+        color = COLORS[index % len(COLORS)]
         label = f"{line['run']}: barrier {formats.number(line['barrier'])}"
         axes.plot(line["at"], line["loss"], "o-", color=color, markersize=4, linewidth=1.5, label=label)
         axes.plot([0, 1], [line["loss"][0], line["loss"][-1]], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))

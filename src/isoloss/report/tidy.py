@@ -20,12 +20,12 @@ _RUN: Json = {
 }  # fmt: skip
 _EDGE: Json = {
     "id": "", "parent": None, "start": 0, "end": 0, "arms": [], "cells": 1, "label": "", "kind": "trunk",
-    "reused": False, "tuning": False, "lr": None, "cell": {},
+    "reused": False, "tuning": False, "lr": None, "cell": {}, "N": None, "flops": None,
 }  # fmt: skip
 _METRIC: Json = {"arm": "", "N": None, "D": None, "cell": {}, "metric": "", "mean": None, "sd": None, "seeds": 0}
 _LAW: Json = {
     "arm": "", "law": "", "formula": "", "parameters": [], "rows": 0, "holdout": None, "curves": [],
-    "warnings": [],
+    "warnings": [], "residuals": [], "surface": None,
 }  # fmt: skip
 
 
@@ -53,12 +53,13 @@ def tidy(result: Mapping[str, Any]) -> Json:
     answers = ("worth", "worth_overall", "distances", "fixed_durations", "anytime", "laws")
     for key in ("summary", "arms", "runs", "metrics", *answers, "tree", "caveats"):
         whole[key] = whole.get(key) or []
-    for key in ("large_batch", "transfer", "estimates"):
+    for key in ("large_batch", "transfer", "estimates", "planner"):
         whole[key] = whole.get(key) or None
     for key in ("provenance", "sharing", "units"):
         whole[key] = whole.get(key) or {}
     for key in ("numerics", "data", "versions"):
         whole["provenance"][key] = whole["provenance"].get(key) or {}
+    whole["imported"] = bool(whole.get("imported"))
     whole["units"] = {"D": "tokens", "loss": "loss", **whole["units"]}
     whole["study"] = str(whole.get("study") or "study")
     for key, template in (("runs", _RUN), ("metrics", _METRIC), ("tree", _EDGE), ("laws", _LAW)):
@@ -74,6 +75,9 @@ def tidy(result: Mapping[str, Any]) -> Json:
             entry[measure] = _measure(entry.get(measure))
         inverse = entry.get("inverse") or {}
         entry["inverse"] = {measure: _measure(inverse.get(measure)) for measure in MEASURES}
+    for entry in whole["worth_overall"]:
+        trend = entry["trend"] = entry.get("trend") or None
+        entry["trends"] = entry.get("trends") or ({"data": trend} if trend else {})
     _complete_arms(whole)
     return whole
 

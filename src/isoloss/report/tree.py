@@ -18,9 +18,13 @@ from isoloss.report import formats
 from isoloss.report.palette import Style
 from isoloss.report.tidy import Json
 
-WIDTH, LEFT, RIGHT = 960, 12, 210
-LANE, HEAD, GAP, AXIS = 24, 34, 16, 34
-MOST_SHAPES = 16
+WIDTH, LEFT, RIGHT = 960, 12, 200
+HEAD, GAP, AXIS = 30, 18, 34
+THICKEST, THINNEST = 22.0, 1.6
+"""Pixels of the stretch with the most compute per update, and the least that is still seen."""
+SPACE, LEAST = 13.0, 17.0
+"""Pixels between two lanes, and of a lane with its space."""
+MOST_SHAPES = 8
 _SVG = Markup(
     '<svg class="tree" viewBox="0 0 {width} {height:.0f}" role="img" aria-labelledby="tree-title">'
     '<title id="tree-title">{title}</title>{parts}'
@@ -29,9 +33,9 @@ _SVG = Markup(
 _TICK = Markup(
     '<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="0" y2="{1}"/><text class="tick" x="{0:.1f}" y="{2}">{3}</text>'
 )
-_LEAF = Markup(
-    '<circle class="leaf" cx="{:.1f}" cy="{:.1f}" r="3.5"/><text class="leaf-name" x="{:.1f}" y="{:.1f}">{}</text>'
-)
+_HEAD = Markup('<text class="shape" x="{}" y="{:.1f}">{}<tspan class="cells" dx="10">{}</tspan></text>')
+_LEAF = Markup('<text class="leaf-name" x="{:.1f}" y="{:.1f}">{}</text>')
+_SERVES = Markup('<text class="serves" x="{:.1f}" y="{:.1f}">×{}</text>')
 _RANK = {"trunk": 0, "warmup": 1}
 
 
@@ -46,6 +50,16 @@ class Stretch:
     @property
     def edge(self) -> Json:
         return self.edges[0]
+
+    @property
+    def cost(self) -> float:
+        """Training FLOPs of all its edges; their updates where FLOPs are not known."""
+        return sum(cost(edge) for edge in self.edges)
+
+    @property
+    def rate(self) -> float:
+        """Cost per update: what makes it thick."""
+        return self.cost / max(1, self.edge["end"] - self.edge["start"])
 
     def walk(self) -> Iterator[Stretch]:
         yield self
@@ -62,6 +76,17 @@ class Shape:
     cells: str
     lanes: int
     updates: int
+
+    @property
+    def cost(self) -> float:
+        """Of all its trees."""
+        return sum(stretch.cost for stretch in self.root.walk())
+
+
+def cost(edge: Json) -> float:
+    """Training FLOPs of an edge; its updates where they are not known."""
+    known = edge.get("flops")
+    return float(edge["end"] - edge["start"] if known is None else known)
 
 
 def shapes(edges: list[Json]) -> list[Shape]:
@@ -105,7 +130,7 @@ def shapes(edges: list[Json]) -> list[Shape]:
         found.append(Shape(root, len(same), _cells(same), lanes, updates))
     return sorted(
         found,
-        key=lambda shape: (-shape.updates * shape.members, shape.cells, signatures[shape.root.edge["id"]]),
+        key=lambda shape: (-shape.cost, shape.cells, signatures[shape.root.edge["id"]]),
     )
 
 
@@ -181,6 +206,8 @@ def describe(stretch: Stretch, members: int, styles: Mapping[str, Style]) -> str
         f"arms: {', '.join(arms_of(edge, styles)) or formats.ABSENT}",
         f"serves {formats.plural(edge['cells'], 'run')} of each tree",
     ]
+    if edge.get("flops") is not None:
+        parts.append(f"{formats.flops(stretch.cost)} FLOPs")
     if members > 1:
         parts.append(f"trained in {members} trees of this shape")
     if edge["reused"]:
@@ -199,9 +226,52 @@ def ticks(longest: float) -> list[float]:
     return [step * index for index in range(int(longest / step) + 1)]
 
 
-def stripe(edge: Json) -> float:
-    """Thickness of one arm's stripe in pixels: more runs, a thicker line."""
-    return max(2.2, min(7.0, 2.5 + 1.1 * edge["cells"]) / max(1, len(edge["arms"])))
+def thickness(shapes: list[Shape], most: float = THICKEST) -> dict[int, float]:
+    """Pixels by the identity of a stretch: so that area is compute, on one scale for all shapes."""
+    rates = {id(stretch): stretch.rate for shape in shapes for stretch in shape.root.walk()}
+    top = max(rates.values(), default=0) or 1
+    return {name: max(THINNEST, most * rate / top) for name, rate in rates.items()}
+
+
+def lanes(shape: Shape, thick: Mapping[int, float]) -> tuple[list[float], float]:
+    """Middle of each lane below the shape's heading, and the height of all."""
+    widest = [0.0] * shape.lanes
+    for stretch in shape.root.walk():
+        widest[stretch.lane] = max(widest[stretch.lane], thick[id(stretch)])
+    middles, top = [], 0.0
+    for width in widest:
+        height = max(LEAST, width + SPACE)
+        middles.append(top + height - width / 2 - 2)
+        top += height
+    return middles, top
+
+
+def costs(edges: list[Json]) -> list[Json]:
+    """What the training of the plan was for: rows of strings with their share of the cost; empty for an empty plan."""
+    kinds = {
+        "several runs at once": [e for e in edges if e["reused"] and not e["tuning"]],
+        "one run": [e for e in edges if not e["reused"] and not e["tuning"]],
+        "tuning alone": [e for e in edges if e["tuning"]],
+    }
+    whole = sum(map(cost, edges))
+    known = all(edge.get("flops") is not None for edge in edges)
+    return [
+        {
+            "kind": kind,
+            "updates": formats.count(sum(edge["end"] - edge["start"] for edge in found)),
+            "flops": formats.flops(sum(map(cost, found))) if known else formats.ABSENT,
+            "share": sum(map(cost, found)) / whole,
+        }
+        for kind, found in kinds.items()
+        if found and whole
+    ]
+
+
+def heading(shape: Shape, whole: float) -> str:
+    """`12 trees · 4,800 updates each · 38 % of the cost`."""
+    trees = f"{shape.members} trees · " if shape.members > 1 else ""
+    each = " each" if shape.members > 1 else ""
+    return f"{trees}{formats.count(shape.updates)} updates{each} · {100 * shape.cost / (whole or 1):.0f} % of the cost"
 
 
 def draw(edges: list[Json], styles: Mapping[str, Style]) -> Markup:
@@ -210,6 +280,7 @@ def draw(edges: list[Json], styles: Mapping[str, Style]) -> Markup:
     if not found:
         return Markup("")
     longest = max(_deepest(shape.root) for shape in found) or 1
+    thick, whole = thickness(found), sum(map(cost, edges))
     span = WIDTH - LEFT - RIGHT
 
     def across(update: float) -> float:
@@ -217,59 +288,54 @@ def draw(edges: list[Json], styles: Mapping[str, Style]) -> Markup:
 
     parts: list[Markup] = []
     top = 0.0
-    height = sum(HEAD + shape.lanes * LANE + GAP for shape in found) + AXIS
+    height = sum(HEAD + lanes(shape, thick)[1] + GAP for shape in found) + AXIS
     for tick in ticks(longest):
         parts.append(_TICK.format(across(tick), height - AXIS + 4, height - AXIS + 20, formats.count(tick)))
     for shape in found:
-        many = f"{shape.members} × " if shape.members > 1 else ""
-        title = f"{many}{formats.count(shape.updates)} updates"
-        parts.append(
-            Markup('<text class="shape" x="{}" y="{:.1f}">{}<tspan class="cells" dx="10">{}</tspan></text>').format(
-                LEFT, top + 20, title, shape.cells
-            )
-        )
-        parts.extend(_drawn(shape, top + HEAD, across, styles))
-        top += HEAD + shape.lanes * LANE + GAP
+        middles, tall = lanes(shape, thick)
+        parts.append(_HEAD.format(LEFT, top + 16, heading(shape, whole), shape.cells))
+        parts.extend(_drawn(shape, [top + HEAD + middle for middle in middles], thick, across, styles))
+        top += HEAD + tall + GAP
     return _SVG.format(
         width=WIDTH, height=height, title=alt(edges), parts=Markup("").join(parts),
         end=WIDTH - RIGHT + 60, foot=height - AXIS + 20,
     )  # fmt: skip
 
 
-def _drawn(shape: Shape, top: float, across: Any, styles: Mapping[str, Style]) -> Iterator[Markup]:
-    ends: dict[int, float] = {}
+def _drawn(
+    shape: Shape, middles: list[float], thick: Mapping[int, float], across: Any, styles: Mapping[str, Style]
+) -> Iterator[Markup]:
+    order = list(styles)
+    above: dict[int, float] = {}
     for stretch in shape.root.walk():
-        edge, y = stretch.edge, top + (stretch.lane + 0.5) * LANE
+        edge, y, tall = stretch.edge, middles[stretch.lane], thick[id(stretch)]
         begin, end = across(edge["start"]), across(edge["end"])
-        above = ends.get(id(stretch), y)
+        end = max(end, begin + 0.5)
         arms = arms_of(edge, styles) or [""]
-        each = stripe(edge)
-        lines = []
+        each = tall / len(arms)
+        parts = []
+        if above.get(id(stretch), y) != y:
+            fork = Markup('<path class="fork {}" d="M{:.1f} {:.1f}V{:.1f}"/>')
+            parts.append(fork.format(_class(arms[0], styles), begin, above[id(stretch)], y - tall / 2))
         for index, arm in enumerate(arms):
-            shift = (index - (len(arms) - 1) / 2) * each
-            path = f"M{begin:.1f} {above:.1f}"
-            if above != y:
-                bend = max(0.0, min(10.0, end - begin))
-                path += f"V{y - bend + shift:.1f}q0 {bend:.1f} {bend:.1f} {bend:.1f}"
-            else:
-                path = f"M{begin:.1f} {y + shift:.1f}"
-            path += f"H{max(end, begin + 0.5):.1f}"
-            color = styles[arm].color if arm in styles else "currentColor"
-            lines.append(Markup('<path d="{}" stroke="{}" stroke-width="{:.1f}"/>').format(path, color, each))
-        if edge["reused"]:
-            wide = Markup('<path class="halo" d="M{:.1f} {:.1f}H{:.1f}" stroke-width="{:.1f}"/>')
-            lines.insert(0, wide.format(begin, y, max(end, begin + 0.5), each * len(arms) + 9))
-        classes = "stretch tuning" if edge["tuning"] else "stretch"
-        yield Markup('<g class="{} {}"><title>{}</title>{}</g>').format(
-            classes,
-            edge["kind"] if edge["kind"] in ("trunk", "branch", "warmup") else "trunk",
-            describe(stretch, shape.members, styles),
-            Markup("").join(lines),
-        )
+            line = Markup('<path class="{}" d="M{:.1f} {:.1f}H{:.1f}" stroke-width="{:.1f}"/>')
+            parts.append(line.format(_class(arm, styles), begin, y + (index - (len(arms) - 1) / 2) * each, end, each))
+        if edge["cells"] > 1 and end - begin > 24:
+            parts.append(_SERVES.format(begin + 2, y - tall / 2 - 3, edge["cells"]))
         if not stretch.children:
-            yield _LEAF.format(end, y, end + 9, y + 4, leaf_label(edge, styles))
+            parts.append(_LEAF.format(end + 6, y + 4, leaf_label(edge, styles)))
+        kind = edge["kind"] if edge["kind"] in ("trunk", "branch", "warmup") else "trunk"
+        classes = f"stretch {kind}{' shared' if edge['cells'] > 1 else ''}{' tuning' if edge['tuning'] else ''}"
+        known = " ".join(str(order.index(arm)) for arm in arms if arm in order)
+        yield Markup('<g class="{}" data-mark data-arms="{}"><title>{}</title>{}</g>').format(
+            classes, known, describe(stretch, shape.members, styles), Markup("").join(parts)
+        )
         for child in stretch.children:
-            ends[id(child)] = y
+            above[id(child)] = y
+
+
+def _class(arm: str, styles: Mapping[str, Style]) -> str:
+    return styles[arm].css if arm in styles else ""
 
 
 def alt(edges: list[Json]) -> str:

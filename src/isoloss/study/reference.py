@@ -72,11 +72,13 @@ every arm has, and that no arm sets itself. Names may be swept too (`training.op
 Under `together`, paths that move together: a list of mappings with the same paths, each the values of one run, or
 lists of values that are crossed within the mapping. All else in the grid is crossed with them.
 
-    grid:
-      together:
-        - {{model.width: 32, model.depth: 2, duration: [400 updates, 800 updates]}}
-        - {{model.width: 64, model.depth: 4, duration: [900 updates, 1800 updates]}}
-      seed: [0, 1, 2]
+```yaml
+grid:
+  together:
+    - {{model.width: 32, model.depth: 2, duration: [400 updates, 800 updates]}}
+    - {{model.width: 64, model.depth: 4, duration: [900 updates, 1800 updates]}}
+  seed: [0, 1, 2]
+```
 
 ## tune
 
@@ -84,10 +86,12 @@ One or several dotted paths with lists of candidates, the same for every arm; ev
 have the same budget, which is charged to each. A path is a single value that every arm has and no arm sets itself, in:
 {textwrap.fill(", ".join(f"`{path}`" for path in TUNABLE), 118)}.
 
-    tune:
-      training.optimizer.lr: [2e-3, 4e-3, 8e-3]
-      training.optimizer.weight_decay: [0.0, 0.1, 0.3]
-      at: {{model.width: [32, 96], duration: 200 updates}}
+```yaml
+tune:
+  training.optimizer.lr: [2e-3, 4e-3, 8e-3]
+  training.optimizer.weight_decay: [0.0, 0.1, 0.3]
+  at: {{model.width: [32, 96], duration: 200 updates}}
+```
 
 The combination with the lowest loss on validation part A wins, by the mean over the seeds of a tuning point. `at` says
 where: dotted paths with a value or a list of values. On an axis of the grid that `at` leaves out, tuning takes the
@@ -142,9 +146,9 @@ def _config() -> Iterator[str]:
     yield from _entries("optimizer", "name")
     yield "## training.extrapolate\n"
     yield (
-        "Null, or a mapping: the gradient is taken at an extrapolated point (docs/methods/extrapolation.md). Switching "
-        "it on or off\nbegins a phase, so arms share what comes before. `direction` is one of the names below (default "
-        "local).\nAt one update, only one of extrapolate, sharpness and local_sgd may be on.\n"
+        "Null, or a mapping: the gradient is taken at an extrapolated point ([card](methods/extrapolation.md)). "
+        "Switching it on or off\nbegins a phase, so arms share what comes before. `direction` is one of the names "
+        "below (default local).\nAt one update, only one of extrapolate, sharpness and local_sgd may be on.\n"
     )
     yield from _entries("extrapolate", "direction")
     yield "## training.sharpness\n"
@@ -183,7 +187,7 @@ def _config() -> Iterator[str]:
     yield from _table(Evaluation)
     yield (
         "Metrics are measured wherever the loss is, on the same samples; worth is decided by the loss alone. Built-in "
-        "tasks have\nthese; one's own `task` may measure others (docs/images.md).\n"
+        "tasks have\nthese; one's own `task` may measure others ([metrics](images.md#metrics)).\n"
     )
     yield "\n".join(f"- `{name}`: {catalogue.get('metric', name).summary}" for name in catalogue.names("metric")) + "\n"
     yield f"### evaluation.distance\n\nNull, or a mapping. {Distance.__doc__}\n"

@@ -32,12 +32,14 @@ class LanguageModelling:
     """Next-token prediction; ``batch`` is (sequences, context + 1) token ids, the loss is in nats per token."""
 
     def loss(self, model: Callable[..., Any], batch: Tensor) -> tuple[Tensor, int]:
+        """Summed cross entropy of the next tokens, and their number."""
         logits = model(batch[:, :-1])
         targets = batch[:, 1:].reshape(-1)
         total = F.cross_entropy(logits.reshape(targets.numel(), -1).float(), targets, reduction="sum")
         return total, targets.numel()
 
     def metrics(self, model: Callable[..., Any], batch: Tensor) -> dict[str, tuple[float, int]]:
+        """``loss`` alone."""
         total, count = self.loss(model, batch)
         return {"loss": (total.item(), count)}
 
@@ -50,10 +52,12 @@ class Classification:
     """Class prediction; ``batch`` is (inputs, class ids), the loss is in nats per sample."""
 
     def loss(self, model: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
+        """Summed cross entropy of the classes, and the number of samples."""
         inputs, classes = batch
         return F.cross_entropy(model(inputs).float(), classes, reduction="sum"), classes.numel()
 
     def metrics(self, model: Callable[..., Any], batch: tuple[Tensor, Tensor]) -> dict[str, tuple[float, int]]:
+        """``loss`` and ``accuracy``."""
         inputs, classes = batch
         logits = model(inputs).float()
         total = F.cross_entropy(logits, classes, reduction="sum").item()

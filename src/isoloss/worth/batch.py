@@ -30,7 +30,8 @@ from isoloss.worth.batch_text import text
 from isoloss.worth.compare import FEWEST_SEEDS, LEVEL, Curve, Ratio
 
 if TYPE_CHECKING:
-    from isoloss.worth.results import Result, Results
+    from isoloss.worth.compare import Rows
+    from isoloss.worth.results import Result
 
 EXCESS = 1.2
 """Samples to the target, over those of the smallest batch, at which perfect scaling has ended."""
@@ -58,7 +59,7 @@ class Row:
     duration: str = ""
 
 
-def named(results: Results) -> list[tuple[str, Result]]:
+def named(results: Rows) -> list[tuple[str, Result]]:
     """Finished runs with the names of their arms, the baseline's first; axes beside batch, duration, seed and model
     join the arm."""
     done = [r for r in results.results if r.status == "done" and r.loss is not None]
@@ -73,11 +74,11 @@ def named(results: Results) -> list[tuple[str, Result]]:
     }
     return [
         (" · ".join([r.arm, *(f"{path.rpartition('.')[2]}={r.cell[path]}" for path in r.cell if path in varied)]), r)
-        for r in sorted(done, key=lambda r: r.arm != results.study.baseline)
+        for r in sorted(done, key=lambda r: r.arm != results.baseline)
     ]
 
 
-def rows_of(results: Results) -> list[Row]:
+def rows_of(results: Rows) -> list[Row]:
     """Finished runs of a study as rows, their arms as in `named`.
 
     A run contributes its final loss; where a batch has one duration only, also the losses along the way.

@@ -9,22 +9,25 @@ from isoloss.worth.batch import FAMILY, answer, rows_of, text
 from isoloss.worth.batch_noise import noise_of
 
 if TYPE_CHECKING:
-    from isoloss.worth.results import Results
+    from isoloss.worth.compare import Rows
 
 
-def large_batch(results: Results, unit: str) -> tuple[dict[str, Any] | None, list[str]]:
+def large_batch(results: Rows, unit: str) -> tuple[dict[str, Any] | None, list[str]]:
     """(answer, caveats). The answer is that of `worth.batch.answer` with `summary`, its two or three main sentences.
 
     None where no size has finished runs of several batches, or where their rows answer nothing: a caveat says why.
     """
     rows = rows_of(results)
+    study: Any = results
+    # Runs that were trained elsewhere wrote no norms of gradients down.
+    noise = (lambda N: noise_of(study, N)) if hasattr(results, "stage") else None
     batches: dict[int, set[float]] = {}
     for row in rows:
         batches.setdefault(row.N, set()).add(row.batch)
     if not any(len(several) > 1 for several in batches.values()):
         return None, []
     try:
-        found = answer(rows, baseline=rows[0].arm, noise=lambda N: noise_of(results, N), unit=unit)
+        found = answer(rows, baseline=rows[0].arm, noise=noise, unit=unit)
     except ValueError as error:
         return None, [f"The large-batch question has no answer: {error}."]
     arms = {row.arm for row in rows}

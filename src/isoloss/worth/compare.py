@@ -12,18 +12,47 @@ sizes in proportion to what an update costs there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from isoloss.worth.results import Result, Results
+if TYPE_CHECKING:
+    from isoloss.laws import Points
+    from isoloss.worth.results import Result
 
 TARGETS = 9
 """Target losses, evenly spaced in log loss inside the overlap."""
 LEVEL = 0.9
 FEWEST_SEEDS = 3
+FEWEST_SIZES = 3
+"""For a trend of worth with size."""
 CURRENCIES = ("data", "updates", "compute", "compute with tuning")
+
+
+class Rows(Protocol):
+    """What a comparison reads: the results of a study (`Results`), or runs that were trained elsewhere."""
+
+    @property
+    def baseline(self) -> str:
+        """The arm that others are compared with."""
+
+    @property
+    def results(self) -> Sequence[Result]:
+        """One a run."""
+
+    def variants(self) -> list[str]:
+        """What is compared, the baseline first."""
+
+    def reference(self, variant: str) -> str | None:
+        """What a variant is compared with."""
+
+    def tuning(self, variant: str, N: int) -> float:
+        """FLOPs of a variant's tuning at one size."""
+
+    def points(self, arm: str | None = None) -> Points:
+        """Finished runs (of one variant) as points for a law, with the root as `cluster`."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +96,38 @@ class Worth:
 
 @dataclass(frozen=True)
 class Trend:
-    """How log worth changes with log N: the slope with its interval and a verdict in words."""
+    """How log worth changes with log N, a straight line a seed: the slope with its interval and a verdict in words.
+
+    ``sizes``: the measured N. ``lines``: (log worth at the mean of log N, slope) of each seed.
+    """
 
     slope: float
     low: float | None
     high: float | None
     verdict: str
+    sizes: tuple[int, ...]
+    lines: tuple[tuple[float, float], ...]
+
+    def at(self, N: float) -> Ratio:
+        """Worth at size N on the line; the interval is over seeds, None below three."""
+        away = math.log(N) - float(np.log(self.sizes).mean())
+        mean, low, high = interval([level + slope * away for level, slope in self.lines])
+        return Ratio(math.exp(mean), *(None if end is None else math.exp(end) for end in (low, high)))
 
 
 @dataclass(frozen=True)
 class Overall:
-    """What one arm is worth over all sizes, and whether that grows."""
+    """What one arm is worth over all sizes, and whether that grows: ``trends`` by currency, none below three sizes."""
 
     arm: str
     reference: str
     ratios: Mapping[str, Ratio]
-    trend: Trend | None
+    trends: Mapping[str, Trend]
+
+    @property
+    def trend(self) -> Trend | None:
+        """That of worth in data."""
+        return self.trends.get("data")
 
 
 @dataclass
@@ -142,9 +187,9 @@ def matched(arm: Curve, baseline: Curve, targets: int = TARGETS) -> tuple[np.nda
     return at[fine], own[fine], other[fine]
 
 
-def compare(results: Results) -> Comparison:
+def compare(results: Rows) -> Comparison:
     """Worth of every other arm against the study's baseline, by size and over all sizes."""
-    comparison = Comparison(results.study.baseline)
+    comparison = Comparison(results.baseline)
     done = [r for r in results.results if r.status == "done"]
     for arm in results.variants():
         baseline = results.reference(arm)
@@ -159,7 +204,7 @@ def compare(results: Results) -> Comparison:
         for N, seeds in observed.items():
             ratios = {}
             for currency in CURRENCIES:
-                values = np.array([v[currency] for v in seeds.values()])
+                values = _values(seeds.values(), currency)
                 if len(values):
                     ratios[currency] = _ratio(float(values.mean()), len(values), *spread[currency])
             if ratios or notes[N]:
@@ -178,7 +223,7 @@ def _keys(variant: str, done: Sequence[Result]) -> set[str]:
 
 
 def _by_seed(
-    arm: str, baseline: str, N: int, done: Sequence[Result], results: Results
+    arm: str, baseline: str, N: int, done: Sequence[Result], results: Rows
 ) -> tuple[dict[str, dict[str, float]], list[float], str]:
     """Mean log ratio by seed and currency, the targets, and a note on what could not be compared."""
     found: dict[str, dict[str, float]] = {}
@@ -203,14 +248,17 @@ def _by_seed(
         charged = (spent + results.tuning(arm, N), needed + results.tuning(baseline, N))
         found[seed] = {
             "data": mean,
-            "updates": mean + math.log(a.D / a.S) - math.log(b.D / b.S),
             "compute": float(np.log(needed / spent).mean()),
             "compute with tuning": float(np.log(charged[1] / charged[0]).mean()),
         }
+        if a.S and b.S:  # updates of runs from elsewhere may not be known
+            found[seed]["updates"] = mean + math.log(a.D / a.S) - math.log(b.D / b.S)
         all_targets += targets.tolist()
     note = ""
     if apart:
         note = f"{apart} of {len(seeds)} seeds have no loss in common with the baseline: lengthen one of the two"
+    elif not found and not any(r.seed in seeds for r in done if r.N == N and r.variant == baseline):
+        note = "the baseline has no run of this size with one of its seeds"
     elif not found:
         note = "it or the baseline has losses at fewer than two durations"
     return found, sorted(all_targets, reverse=True), note
@@ -226,17 +274,23 @@ def _curve(results: Sequence[Result]) -> Curve:
     for r in results:
         if r.steady is not None:
             for update, loss in r.curve:
-                D = update * r.facts.terms_per_update
+                D = update * r.D // r.S
                 if update > r.steady and D not in ends:
                     by_D.setdefault(D, []).append(loss)
     return Curve(list(by_D), [float(np.mean(losses)) for losses in by_D.values()])
+
+
+def _values(seeds: Iterable[Mapping[str, float]], currency: str) -> np.ndarray:
+    """Log ratios in one currency; empty where a seed has none."""
+    values = [v.get(currency, math.nan) for v in seeds]
+    return np.array([] if any(map(math.isnan, values)) else values)
 
 
 def _pooled(observed: Mapping[int, Mapping[str, Mapping[str, float]]], currency: str) -> tuple[float, int]:
     """(pooled standard deviation of the log ratio between seeds, degrees of freedom) over all sizes."""
     squares, freedom = 0.0, 0
     for seeds in observed.values():
-        values = np.array([v[currency] for v in seeds.values()])
+        values = _values(seeds.values(), currency)
         if len(values) > 1:
             squares += float(((values - values.mean()) ** 2).sum())
             freedom += len(values) - 1
@@ -275,36 +329,37 @@ def _overall(arm: str, reference: str, observed: Mapping[int, Mapping[str, Mappi
     if not sizes:
         return None
     common = sorted(set.intersection(*(set(observed[N]) for N in sizes)))
-    ratios = {}
+    ratios, trends = {}, {}
     for currency in CURRENCIES:
+        values = _values((v for N in sizes for v in observed[N].values()), currency)
+        if not len(values):
+            continue
         if not common:
-            values = [v[currency] for N in sizes for v in observed[N].values()]
             ratios[currency] = Ratio(math.exp(float(np.mean(values))))
             continue
         means = np.array([np.mean([observed[N][seed][currency] for N in sizes]) for seed in common])
         spread = float(means.std(ddof=1)) if len(means) > 1 else math.nan
         ratios[currency] = _ratio(float(means.mean()), len(means), spread, len(means) - 1)
-    return Overall(arm, reference, ratios, _trend(observed, sizes, common))
+        if len(sizes) >= FEWEST_SIZES:
+            trends[currency] = _trend(sizes, [[observed[N][seed][currency] for N in sizes] for seed in common])
+    return Overall(arm, reference, ratios, trends)
 
 
-def _trend(
-    observed: Mapping[int, Mapping[str, Mapping[str, float]]], sizes: Sequence[int], seeds: Sequence[str]
-) -> Trend | None:
-    """Slope of log data worth in log N, one slope a seed."""
-    if len(sizes) < 3 or not seeds:
-        return None
+def _trend(sizes: Sequence[int], rows: Sequence[Sequence[float]]) -> Trend:
+    """Straight lines of log worth in log N, one a row of log ratios (those of a seed)."""
     x = np.log(np.array(sizes, float))
-    slopes = np.array([np.polyfit(x, [observed[N][seed]["data"] for N in sizes], 1)[0] for seed in seeds])
-    mean, low, high = interval(slopes)
+    fitted = [np.polyfit(x - x.mean(), row, 1) for row in rows]
+    lines = tuple((float(level), float(slope)) for slope, level in fitted)
+    mean, low, high = interval([slope for _, slope in lines])
     if low is None or high is None:
-        return Trend(mean, None, None, "not resolved")
+        return Trend(mean, None, None, "not resolved", tuple(sizes), lines)
     if max(-low, high) * (x[-1] - x[0]) < STEADY:
         verdict = "steady"
     elif low > 0 or high < 0:
         verdict = "growing" if mean > 0 else "fading"
     else:
         verdict = "not resolved"
-    return Trend(mean, low, high, verdict)
+    return Trend(mean, low, high, verdict, tuple(sizes), lines)
 
 
 STEADY = math.log(1.1)

@@ -14,7 +14,7 @@ import numpy as np
 from isoloss.worth.compare import interval
 
 if TYPE_CHECKING:
-    from isoloss.worth.results import Results
+    from isoloss.worth.compare import Rows
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Difference:
         return asdict(self) | {"resolved": self.resolved}
 
 
-def differences(results: Results, arm: str, against: str) -> list[Difference]:
+def differences(results: Rows, arm: str, against: str) -> list[Difference]:
     """``arm`` minus ``against`` (variants) over all durations, then at each one; empty where no runs match."""
     losses: dict[str, dict[tuple[str, int, str], float]] = {arm: {}, against: {}}
     lengths: dict[str, float] = {}

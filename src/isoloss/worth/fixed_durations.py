@@ -42,6 +42,7 @@ class Arms:
     cooldown: list[str] = field(default_factory=list)
     constant: list[str] = field(default_factory=list)
     averaged: list[str] = field(default_factory=list)
+    both: list[str] = field(default_factory=list)
     free: list[str] = field(default_factory=list)
     configs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -59,6 +60,8 @@ def arms_of(results: Results) -> Arms:
             (found.stopped if schedule["horizon"] else found.cosine).append(name)
         elif schedule["shape"] == "constant" and schedule["cooldown"] and not averaged:
             found.cooldown.append(name)
+        elif schedule["shape"] == "constant" and schedule["cooldown"]:
+            found.both.append(name)
         elif schedule["shape"] == "constant" and not schedule["cooldown"]:
             (found.averaged if averaged else found.constant).append(name)
     return found
@@ -96,6 +99,9 @@ def fixed_durations(results: Results) -> list[dict[str, Any]]:
         pairs = [(name, main) for name in arms.averaged]
         pairs += [(name, raw) for name in arms.averaged for raw in arms.constant[:1]]
         found.append(_compared(results, "average", "Does an average replace the cooldown?", pairs, False))
+    if arms.both:
+        pairs = [(name, main) for name in arms.both]
+        found.append(_compared(results, "both", "Does an average add to the cooldown?", pairs, False))
     if arms.free:
         pairs = [(name, main) for name in arms.free]
         found.append(_compared(results, "free", "Does a Schedule-Free optimizer replace the cooldown?", pairs, True))

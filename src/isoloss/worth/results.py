@@ -94,6 +94,11 @@ class Results:
     estimates: dict[str, Any] | None = None
     """Predicted and actual time of the run that gave these results; None where nothing was trained for them."""
 
+    @property
+    def baseline(self) -> str:
+        """The arm that others are compared with."""
+        return self.study.baseline
+
     def answer(self, command: str = "isoloss.run") -> dict[str, Any]:
         """Everything there is to say as JSON types: what the page shows."""
         from isoloss.worth.answer import answer
@@ -153,7 +158,7 @@ class Results:
     def variants(self) -> list[str]:
         """Arms by their places on the other axes, the baseline's first."""
         names = {r.variant: r.arm for r in self.results}
-        return sorted(names, key=lambda name: names[name] != self.study.baseline)
+        return sorted(names, key=lambda name: names[name] != self.baseline)
 
     def reference(self, variant: str) -> str | None:
         """What a variant is compared with: the baseline at its place, of the baseline itself that at the first place.
@@ -163,9 +168,9 @@ class Results:
         axes = axes_of(self.study)
         arm, cell = next((r.arm, r.cell) for r in self.results if r.variant == variant)
         first = {path: values[0] for path, values in axes.items() if path != "data.size"}
-        place = {path: cell[path] for path in axes} | (first if arm == self.study.baseline else {})
+        place = {path: cell[path] for path in axes} | (first if arm == self.baseline else {})
         for r in self.results:
-            if r.arm == self.study.baseline and all(r.cell.get(path) == value for path, value in place.items()):
+            if r.arm == self.baseline and all(r.cell.get(path) == value for path, value in place.items()):
                 return None if r.variant == variant else r.variant
         return None
 

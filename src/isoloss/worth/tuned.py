@@ -59,6 +59,31 @@ def caveats(results: Results) -> list[str]:
     return found
 
 
+def unequal(results: Results) -> list[str]:
+    """Said where what is compared was not tuned alike, or not at all."""
+    tune = results.study.tune
+    groups: dict[str, list[str]] = {}
+    variants = {r.variant: r for r in results.results}
+    if len(variants) < 2:
+        return []
+    if tune is None:
+        return ["Nothing was tuned: an arm that other settings would suit better is judged too low."]
+    for variant, r in variants.items():
+        trials = results.trials(variant)
+        if r.arm in tune.follow:
+            how = f"with the values of {tune.follow[r.arm]}"
+        elif not r.tuned or not trials:
+            how = "with given values"
+        else:
+            updates, _ = tuning_cost(trials)
+            how = f"over {len(trials)} runs of {updates:,} updates"
+        groups.setdefault(how, []).append(variant)
+    if len(groups) < 2:
+        return []
+    told = [f"{', '.join(names)} {how}" for how, names in groups.items()]
+    return [f"Tuned unequally: {'; '.join(told)}."]
+
+
 def _table(choice: Choice) -> dict[str, Any]:
     """The winner, and every candidate with its loss on part A."""
     table = [[dict(candidate), _finite(loss)] for candidate, loss in choice.table]

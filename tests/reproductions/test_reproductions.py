@@ -1,0 +1,115 @@
+"""What is kept of the papers' studies: pages say what the files say, and cells trained again give the same bits."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from reproductions.kept import STUDIES, answer_file, concluded, parquet
+from reproductions.page import HOLDS, Reproduction, write
+from reproductions.studies import ALL
+from ruamel.yaml import YAML
+
+import isoloss
+from isoloss.store import Store
+from isoloss.study.checks import LR, put
+
+KEPT = [made for made in ALL if all(answer_file(made.folder, study).exists() for study in made.studies)]
+PARTS = [(made.folder, part.study) for made in KEPT for part in made.parts]
+
+
+@pytest.mark.parametrize("made", KEPT, ids=lambda made: made.folder)
+def test_the_page_is_what_the_files_say(made: Reproduction, tmp_path: Path) -> None:
+    committed = answer_file(made.folder, made.studies[0]).parent
+    for path in write(made, tmp_path):
+        assert path.read_bytes() == (committed / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(("folder", "study"), PARTS)
+def test_the_conclusions_hold_the_losses_of_the_file(folder: str, study: str) -> None:
+    """By key, without anything of isoloss that reads stores; and the file is small enough to be kept."""
+    assert parquet(folder, study).stat().st_size < 2e6
+    rows = pl.read_parquet(parquet(folder, study)).select("measurements").explode("measurements").unnest("measurements")
+    measured: dict[str, set[float]] = {}
+    for key, value in rows.select("key", "value").iter_rows():
+        measured.setdefault(key, set()).add(value)
+    answer = json.loads(answer_file(folder, study).read_text())
+    done = [run for run in answer["runs"] if run["status"] == "done"]
+    assert done
+    for run in done:
+        assert run["loss"] in measured[run["key"]] and run["loss_a"] in measured[run["key"]]
+    for one in answer["worth_overall"]:
+        for found in (one["data"], one["compute"]):
+            assert found["low"] is None or found["low"] <= found["ratio"] <= found["high"]
+
+
+@pytest.mark.parametrize(("folder", "study"), PARTS)
+def test_the_conclusions_are_those_of_isoloss_today(folder: str, study: str) -> None:
+    kept = json.loads(answer_file(folder, study).read_text())
+    try:
+        found = concluded(folder, study)
+    except (ValueError, isoloss.recipe.errors.StudyError) as why:
+        pytest.skip(str(why))
+    _same(found, kept, "")
+
+
+def _same(found: Any, kept: Any, where: str) -> None:
+    """Equal, but for the last digits of fits, which other processors round elsewhere."""
+    if isinstance(kept, dict):
+        assert found.keys() == kept.keys(), where
+        for name in kept:
+            if name not in ("versions", "isoloss"):
+                _same(found[name], kept[name], f"{where}.{name}")
+    elif isinstance(kept, list):
+        assert len(found) == len(kept), where
+        for index, (a, b) in enumerate(zip(found, kept, strict=True)):
+            _same(a, b, f"{where}[{index}]")
+    elif isinstance(kept, float) and isinstance(found, float):
+        assert math.isclose(found, kept, rel_tol=1e-6, abs_tol=1e-9), where
+    else:
+        assert found == kept, where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("folder", "study"), PARTS)
+def test_a_cell_that_is_trained_again_gives_the_stored_bits(folder: str, study: str, tmp_path: Path) -> None:
+    """The cheapest finished run of an arm without earlier training, alone, into an empty store."""
+    raw = YAML(typ="safe").load(STUDIES / f"{study}.yaml")
+    try:
+        results = isoloss.results(STUDIES / f"{study}.yaml", parquet(folder, study))
+    except isoloss.recipe.errors.StudyError as why:
+        pytest.skip(str(why))
+    done = [
+        (r, p)
+        for r, p in zip(results.results, results.stage.planned, strict=False)
+        if r.status == "done" and not r.extra and not p.lowered.before
+    ]
+    if not results.stage.complete or not done:
+        pytest.skip("measured with other numerics or other data than are here")
+    result, planned = min(done, key=lambda pair: pair[0].C)
+    alone = copy.deepcopy(raw)
+    alone.pop("tune", None)
+    alone["grid"] = {path: [result.cell[path]] for path in raw["grid"]}
+    alone["arms"] = {result.arm: raw["arms"][result.arm] or {}}
+    alone["baseline"] = {"arm": result.arm, "extra": "none"}
+    alone["training"] = put(alone["training"], LR.split(".")[1:], planned.lr)
+    alone.pop("laws", None)
+    path = tmp_path / "study.yaml"
+    YAML().dump(alone, path)
+    again = isoloss.run(path, tmp_path / "store", workers=1, quiet=True)
+    (found,) = again.results
+    assert (found.key, found.loss, found.loss_a) == (result.key, result.loss, result.loss_a)
+    assert Store(tmp_path / "store").digest(found.key) == Store(parquet(folder, study)).digest(found.key)
+
+
+@pytest.mark.parametrize("made", KEPT, ids=lambda made: made.folder)
+def test_a_verdict_rests_on_an_interval(made: Reproduction) -> None:
+    answers = {study: json.loads(answer_file(made.folder, study).read_text()) for study in made.studies}
+    for claim in made.claims(answers):
+        assert claim.says and claim.found
+        assert claim.verdict != HOLDS or "[" in claim.found, claim.says
