@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Said before the packages of others are imported: no network, no telemetry.
+os.environ.update(
+    {
+        "DO_NOT_TRACK": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "1",
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "TRANSFORMERS_OFFLINE": "1",
+        "WANDB_ERROR_REPORTING": "false",
+    }
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -48,7 +48,7 @@ def rates(optimizer: torch.optim.Optimizer, scheduler: Any, updates: int) -> lis
     return found
 
 
-@pytest.mark.parametrize("form", CLOSED, ids=str)
+@pytest.mark.parametrize("form", CLOSED, ids=lambda form: form if isinstance(form, str) else "callable")
 @pytest.mark.parametrize("final", [0.0, 0.05])
 def test_every_cooldown_is_its_closed_form(form: Any, final: float) -> None:
     optimizer = sgd()
