@@ -23,6 +23,9 @@ def keep(report: Path) -> None:
     whole = json.loads((report / "result.json").read_text())
     names = ("study", "command", "isoloss", "level", "summary", "worth", "worth_overall", "sharing", "caveats")
     small = {name: whole[name] for name in names}
+    small["worth_overall"] = [{**entry, "trend": _short(entry["trend"])} for entry in small["worth_overall"]]
+    for entry in small["worth_overall"]:
+        del entry["trends"]
     small["data"] = whole["provenance"]["data"]["digest"]
     small["numerics"] = whole["provenance"]["numerics"]
     KEPT.mkdir(exist_ok=True)
@@ -33,6 +36,11 @@ def keep(report: Path) -> None:
 def sentences(answer: dict[str, Any]) -> str:
     """The summary in Markdown."""
     return "\n>\n".join(f"> {sentence}" for sentence in answer["summary"])
+
+
+def _short(trend: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A trend without the points of its band."""
+    return trend and {name: value for name, value in trend.items() if name != "band"}
 
 
 def table(answer: dict[str, Any]) -> str:

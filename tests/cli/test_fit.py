@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -226,11 +226,17 @@ def test_compare_takes_the_options_of_fit(table: Path) -> None:
     assert "chinchilla-tied" in done.stdout
 
 
+def _processor_seconds() -> float:
+    """Of all child processes that have ended: what a busy machine disturbs least."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
 def test_chinchilla_from_csv_to_page_in_five_seconds(shared_data: Path, tmp_path: Path) -> None:
     path = shared_data / "laws" / "epoch-chinchilla" / "svg_extracted_data.csv"
     if not path.is_file():
         pytest.skip(f"no table at {path}")
-    begin = time.perf_counter()
+    begin = _processor_seconds()
     done = run(
         "fit",
         path,
@@ -243,7 +249,7 @@ def test_chinchilla_from_csv_to_page_in_five_seconds(shared_data: Path, tmp_path
         "--report",
         tmp_path / "law.html",
     )
-    seconds = time.perf_counter() - begin
+    seconds = _processor_seconds() - begin
     assert done.returncode == 0, done.stderr
     assert "0.001018274" in done.stdout
     assert seconds < 5.0

@@ -13,7 +13,7 @@ from cases import CASES, Json, Pages
 from isoloss import report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[chromium.Browser]:
     binary = chromium.find()
     if binary is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import io
 import json
 import math
@@ -13,6 +14,8 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import pytest
 import synthetic_study as made
@@ -20,7 +23,9 @@ from cases import CASES, Pages
 from rich.console import Console
 
 from isoloss import report
-from isoloss.report import answers, formats
+from isoloss.report import answers, formats, law_rows, view
+from isoloss.report.palette import styles
+from isoloss.report.tidy import tidy
 
 
 class Document(HTMLParser):
@@ -110,15 +115,15 @@ def test_the_least_result_makes_a_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_the_page_is_one_file_that_asks_for_nothing(case: str, pages: Pages) -> None:
     _, path = pages(case)
-    html = path.read_text()
-    assert len(html.encode()) < 3e6
-    for tag, attributes in Document(html).tags:
+    text = path.read_text()
+    assert len(text.encode()) < 3e6
+    for tag, attributes in Document(text).tags:
         assert tag not in ("link", "iframe", "base", "object", "embed")
         for name, value in attributes.items():
             assert not name.startswith("on"), f"<{tag} {name}> runs code"
             if name in ("src", "href", "action", "srcset"):
                 assert (value or "").startswith(("data:image/svg+xml", "#")), f"<{tag} {name}={value}>"
-    style = html[html.index("<style>") : html.index("</style>")]
+    style = text[text.index("<style>") : text.index("</style>")]
     assert "url(" not in style and "@import" not in style
 
 
@@ -173,8 +178,8 @@ def test_the_terminal_answer_fits_80_columns(case: str) -> None:
 
 
 def test_level_and_missing_intervals_are_named(tmp_path: Path) -> None:
-    html = report.write(made.one_variable(), tmp_path, figures=False).read_text()
-    assert "no interval" in html and "Intervals are 90 %." in html and "95 % interval" not in html
+    page = report.write(made.one_variable(), tmp_path, figures=False).read_text()
+    assert "no interval" in page and "Intervals are 90 %." in page and "95 % interval" not in page
 
 
 def test_a_metric_that_some_seeds_lack_says_for_how_many_it_is(tmp_path: Path) -> None:
@@ -185,3 +190,80 @@ def test_a_metric_that_some_seeds_lack_says_for_how_many_it_is(tmp_path: Path) -
     plain = made.study()
     del plain["metrics"]
     assert 'id="metrics"' not in report.write(plain, tmp_path, figures=False).read_text(encoding="utf-8")
+
+
+# -- words and rows --------------------------------------------------------------------------------------------
+
+
+def test_ratios_stand_out_in_a_sentence_and_markup_stays_text() -> None:
+    told = str(view.told("worth 1.21x [1.15, 1.28] the <i>data</i>, 2× here"))
+    assert told == "worth <b>1.21x [1.15, 1.28]</b> the &lt;i&gt;data&lt;/i&gt;, <b>2×</b> here"
+    assert str(view.told(made.HOSTILE)).count("<") == 0
+
+
+def test_measures_that_say_the_same_share_a_column() -> None:
+    result = tidy(made.study())
+    assert answers.columns(result) == [("data", "updates", "compute")]
+    result["worth"][0]["compute"]["low"] *= 1 + 1e-6
+    assert answers.columns(result) == [("data", "updates"), ("compute",)]
+    result["worth_overall"][0]["updates"]["ratio"] *= 2
+    assert answers.columns(result) == [("data",), ("updates",), ("compute",)]
+    assert answers.columns(tidy(made.study(made.ONE_SEED))) == [("data", "updates", "compute")], (
+        "also without intervals"
+    )
+
+
+def test_small_intervals_lie_where_their_numbers_are() -> None:
+    result = tidy(made.study())
+    span = answers.domain(result)
+    (group, *_) = answers.table(result, styles([arm["name"] for arm in result["arms"]], "cosine"))["groups"]
+    places = []
+    for row in (group["overall"], *group["sizes"]):
+        (cell,) = row["cells"]
+        bar = ElementTree.fromstring(str(cell["bar"]))
+        one, reach, mark = list(bar)
+        at = [float(reach.get("x1")), float(mark.get("cx")), float(reach.get("x2")), float(one.get("x1"))]
+        found = (cell["value"], *(float(v) for v in cell["interval"].strip("[]").split(",")))
+        places += [*zip(at, (found[1], found[0], found[2], 1.0), strict=True)]
+    inner = answers.WIDTHS[1] - 2 * answers.PAD
+    for at, value in places:
+        share = math.log(value / span[0]) / math.log(span[1] / span[0])
+        assert at == pytest.approx(answers.PAD + inner * share, abs=inner * 0.01 / math.log(span[1] / span[0]))
+
+
+def test_the_law_says_the_best_split_of_the_largest_compute() -> None:
+    result = tidy(made.study())
+    law = result["laws"][0]
+    (shown, *_) = law_rows.view(result, styles([arm["name"] for arm in result["arms"]], "cosine"))
+    best, largest = law["surface"]["frontier"], max(run["N"] * run["D"] * 6 for run in result["runs"])
+    at = min(range(len(best["C"])), key=lambda i: abs(math.log(best["C"][i] / largest)))
+    assert f"At {formats.flops(best['C'][at])} FLOPs" in shown["split"]
+    assert f"N {formats.short(best['N'][at])} [" in shown["split"]
+    p = {row["name"]: row["value"] for row in law["parameters"]}
+    assert f"to the power {p['beta'] / (p['alpha'] + p['beta']):.2f}." in shown["split"]
+    rows = [row for row in law["holdout"]["rows"] if row["low"] <= row["actual"] <= row["high"]]
+    assert shown["holdout"]["covered"].startswith(f"{len(rows)} of {len(law['holdout']['rows'])} lie inside")
+
+
+def test_an_unequal_tuning_budget_is_not_called_equal(tmp_path: Path) -> None:
+    result = made.study()
+    assert "the same budget for every arm" in report.write(result, tmp_path / "a", figures=False).read_text()
+    result["arms"][1]["tuning"]["updates"] = 7
+    assert "the same budget" not in report.write(result, tmp_path / "b", figures=False).read_text()
+
+
+def test_embedded_figures_are_the_files_in_short(tmp_path: Path) -> None:
+    page = report.write(made.study(made.ONE_SEED), tmp_path)
+    sources = re.findall(r'<img class="static" src="data:image/svg\+xml,([^"]*)"', page.read_text())
+    files = {path.name: path.read_text() for path in (tmp_path / "figures").glob("*.svg")}
+    assert len(sources) == len(files) - 2, "all but the table's and the tree's, which the page draws itself"
+    for source in sources:
+        inside = ElementTree.fromstring(unquote(html.unescape(source)))
+        shapes = len(list(inside.iter()))
+        (file,) = [text for text in files.values() if len(list(ElementTree.fromstring(text).iter())) == shapes]
+        assert len(source) < 1.2 * len(file)
+
+
+def test_only_what_has_a_planner_carries_its_script(pages: Pages) -> None:
+    assert 'id="planner"' in pages("planned")[1].read_text()
+    assert "planner" not in pages("quickstart")[1].read_text()

@@ -255,7 +255,7 @@ def test_the_quickstart_is_seen_live(window: Browser, processes: Processes) -> N
     results = isoloss.results(processes.folder / "small.yaml", processes.folder / "small.store")
     done = {r.name: r.loss for r in results.results if r.status == "done"}
     page.locator("#show").select_option("done")
-    assert page.locator("#rows tr").count() == len(done)
+    expect(page.locator("#rows tr")).to_have_count(len(done))
     server.send_signal(signal.SIGINT)
     assert server.wait(20) == 0
 

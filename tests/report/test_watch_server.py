@@ -248,11 +248,11 @@ def test_ctrl_c_ends_it_well(tmp_path: Path) -> None:
             said = [running.stdout.readline(), running.stdout.readline()]
             found = re.search(r"http://127\.0\.0\.1:(\d+)/", said[1])
             assert "watching small" in said[0] and found
-            connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=20)
+            connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
             connection.request("GET", "/state.json")
             assert json.loads(connection.getresponse().read())["head"]["phase"] == "waiting"
             running.send_signal(signal.SIGINT)  # with a connection open
-            _, errors = running.communicate(timeout=20)
+            _, errors = running.communicate(timeout=60)
         finally:
             running.kill()
     assert running.returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from isoloss.worth.compare import LEVEL
 from isoloss.worth.surface import BEYOND, surface
 
 PLANTED = {"chinchilla": {"E": 1.2, "A": 40.0, "alpha": 0.4, "B": 300.0, "beta": 0.42},
-           "kaplan-nd": {"N_c": 1e9, "D_c": 1e10, "alpha_N": 0.2, "alpha_D": 0.25}}  # fmt: skip
-NAMES = ("chinchilla", "kaplan-nd")
+           "kaplan": {"N_c": 1e9, "D_c": 1e10, "alpha_N": 0.2, "alpha_D": 0.25}}  # fmt: skip
+NAMES = ("chinchilla", "kaplan")
 
 
 def points(law: str, noise: float = 0.003) -> Points:
@@ -62,7 +63,7 @@ def test_lines_of_one_loss_are_whole(law: str) -> None:
     (n0, n1), (d0, d1) = found["extent"]["N"], found["extent"]["D"]
     for loss in {line["loss"] for line in found["lines"]}:
         pieces = sorted((line for line in found["lines"] if line["loss"] == loss), key=lambda line: line["N"][0])
-        for one, other in zip(pieces, pieces[1:], strict=False):
+        for one, other in pairwise(pieces):
             assert other["N"][0] == pytest.approx(one["N"][-1]) and other["D"][0] == pytest.approx(one["D"][-1])
         first, last = (pieces[0]["N"][0], pieces[0]["D"][0]), (pieces[-1]["N"][-1], pieces[-1]["D"][-1])
         assert math.isclose(first[0], n0, rel_tol=1e-6) or math.isclose(first[1], d1, rel_tol=1e-6)
@@ -84,7 +85,9 @@ def test_the_frontier_is_the_best_split_and_its_interval_is_that_of_the_draws(la
             return float(np.asarray(fitted.predict(N=math.exp(x), D=budget / math.exp(x))))
 
         middle = math.log(best["N"][i])
-        assert minimize_scalar(loss, bounds=(middle - 4, middle + 4), method="bounded").x == pytest.approx(middle, abs=2e-3)
+        assert minimize_scalar(loss, bounds=(middle - 4, middle + 4), method="bounded").x == pytest.approx(
+            middle, abs=2e-3
+        )
         assert best["loss"][i] == pytest.approx(loss(middle), rel=1e-9)
         assert best["N_low"][i] < best["N"][i] < best["N_high"][i]
     assert any(best["measured"]) and not all(best["measured"])

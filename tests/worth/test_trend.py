@@ -64,10 +64,12 @@ def test_at_the_mean_size_the_band_is_the_worth_over_all_sizes(seed: int) -> Non
 
 def test_too_few_sizes_or_seeds_give_no_band() -> None:
     rows = planted(lambda N: 1.3, NOISE)
-    rows.results = [r for r in rows.results if r.N != SIZES[0]]
+    rows.results = [r for r in rows.results if SIZES[0] != r.N]
     assert compare(rows).overall[0].trends == {}
     two = compare(planted(lambda N: 1.3, NOISE, seeds=2)).overall[0].trends["data"]
-    assert two.verdict == "not resolved" and two.at(3e4).low is None and two.at(3e4).ratio == pytest.approx(1.3, rel=0.05)
+    assert (
+        two.verdict == "not resolved" and two.at(3e4).low is None and two.at(3e4).ratio == pytest.approx(1.3, rel=0.05)
+    )
 
 
 def test_the_result_holds_line_and_band_on_both_sides_of_the_sizes() -> None:

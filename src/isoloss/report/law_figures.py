@@ -40,7 +40,7 @@ def scale(figure: Figure, result: Json, look: Look) -> None:
                     low_edge, high_edge = ([band[end][i] for i in rows] for end in ("low", "high"))
                     alpha = 0.14 if dashes == "-" else 0.06
                     axes.fill_between(x, low_edge, high_edge, color=style.color, alpha=alpha, linewidth=0)
-        shift = 1 + 0.035 * (place - (len(found["arms"]) - 1) / 2)
+        shift = 1 + min(0.035, 0.16 / len(found["arms"])) * (place - (len(found["arms"]) - 1) / 2)
         points = [(point["N"] * shift, *point["worth"][0]) for point in entry["points"] if point["worth"][0]]
         bounded = [point for point in points if point[2] is not None]
         axes.vlines([p[0] for p in bounded], [p[2] for p in bounded], [p[3] for p in bounded], color=style.color)
@@ -67,13 +67,10 @@ def _fit_measured(axes: Axes, found: Json) -> None:
 
 def _inside(x: Sequence[float], low: float, high: float) -> list[tuple[list[int], Any]]:
     """Places of x below, inside and above [low, high], each with how its line is drawn; neighbours share an end."""
-    rows = range(len(x))
-    pieces: list[tuple[list[int], Any]] = [
-        ([i for i in rows if x[i] <= low * (1 + 1e-6)], BEYOND),
-        ([i for i in rows if low * (1 - 1e-6) <= x[i] <= high * (1 + 1e-6)], "-"),
-        ([i for i in rows if x[i] >= high * (1 - 1e-6)], BEYOND),
-    ]
-    return [(piece, dashes) for piece, dashes in pieces if len(piece) > 1]
+    first = next(i for i, value in enumerate(x) if value >= low * (1 - 1e-5))
+    last = max(i for i, value in enumerate(x) if value <= high * (1 + 1e-5))
+    pieces = ((range(first + 1), BEYOND), (range(first, last + 1), "-"), (range(last, len(x)), BEYOND))
+    return [(list(piece), dashes) for piece, dashes in pieces if len(piece) > 1]
 
 
 def law(result: Json, law: Json, look: Look, loss_axes: Callable[[Axes, Json], None]) -> Draw:

@@ -81,19 +81,20 @@ def _covered(rows: list[Json]) -> str:
 
 
 def _split(surface: Json | None) -> str:
-    """The best split of the largest measured compute, or the nearest on the map; empty without a frontier."""
+    """The best split of the largest compute that was measured, as far as the map has it; empty without a frontier."""
     best = (surface or {}).get("frontier")
-    if not best:
+    if not surface or not best:
         return ""
-    known = [index for index, measured in enumerate(best["measured"]) if measured]
-    at = known[-1] if known else 0
+    largest = surface["flops_per_nd"] * surface["measured"]["N"][1] * surface["measured"]["D"][1]
+    at = min(range(len(best["C"])), key=lambda i: abs(math.log(best["C"][i] / largest)))
     low, high = best["N_low"][at], best["N_high"][at]
     bounds = "" if low is None or high is None else f" [{formats.short(low)}, {formats.short(high)}]"
     rise = math.log(best["N"][-1] / best["N"][0]) / math.log(best["C"][-1] / best["C"][0])
-    where = "" if known else ", outside of what was measured,"
+    where = "" if best["measured"][at] else ", outside of what was measured,"
     return (
-        f"At {formats.flops(best['C'][at])} FLOPs the best split{where} is N {formats.short(best['N'][at])}{bounds} "
-        f"with D {formats.short(best['D'][at])}; along the frontier N grows as C to the power {rise:.2f}."
+        f"At {formats.flops(best['C'][at])} FLOPs, the largest run's, the best split{where} is N "
+        f"{formats.short(best['N'][at])}{bounds} with D {formats.short(best['D'][at])}; along the frontier N grows as "
+        f"C to the power {rise:.2f}."
     )
 
 

@@ -45,7 +45,7 @@ _LINES = {
 }
 
 _OF_LAWS = {
-    "law": "the law {law} of {arm}, its band, and what was held out of the fit",
+    "law": "the law {law} of {arm}, its band, and every run",
     "surface": "the law {law} of {arm} over N and D: lines of equal loss and the best use of compute",
     "residual": "measured over predicted loss of the law {law} of {arm}",
 }

@@ -53,12 +53,13 @@ const specs = (data) => {
         points = entry.points.filter((point) => point.worth[now.measure]),
         band = entry.bands[now.measure];
       if (band) {
-        const rows = band.N.map((N, i) => i),
-          inside = rows.filter((i) => band.N[i] >= measured[0] && band.N[i] <= measured[1]);
+        const rows = band.N.map((N, i) => i);
+        const first = band.N.findIndex((N) => N >= measured[0] * 0.99999),
+          last = band.N.findLastIndex((N) => N <= measured[1] * 1.00001);
         const pieces = [
-          [rows.filter((i) => band.N[i] <= measured[0]), true],
-          [inside, false],
-          [rows.filter((i) => band.N[i] >= measured[1]), true],
+          [rows.slice(0, first + 1), true],
+          [rows.slice(first, last + 1), false],
+          [rows.slice(last), true],
         ];
         for (const [part, beyond] of pieces) {
           if (part.length < 2) continue;
@@ -89,7 +90,7 @@ const specs = (data) => {
           text: style.name.length > 18 ? `${style.name.slice(0, 17)}…` : style.name,
         });
       }
-      const shift = 1 + 0.035 * (place - (several - 1) / 2);
+      const shift = 1 + Math.min(0.035, 0.16 / several) * (place - (several - 1) / 2);
       for (const point of points) {
         const [ratio, low, high] = point.worth[now.measure];
         layers.push({
