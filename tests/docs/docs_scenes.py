@@ -274,6 +274,8 @@ SCENES: dict[str, Scene] = {
             ("[32, 64, 96]", "[8, 16, 24]"),
             ("[32, 96]", "[8, 24]"),
             ("[2e-3, 4e-3, 8e-3, 16e-3]", "[4e-3, 8e-3]"),
+            ("seed: [0, 1, 2]", "seed: [0, 1]"),
+            ("laws: [chinchilla]", "laws: [power]"),
         ),
     ),
     "images.md": Scene(_images, IMAGES),
