@@ -93,7 +93,10 @@ def opened(browser: chromium.Browser, folder: Path, **options: Any) -> chromium.
 
 def settled(page: chromium.Page) -> None:
     """Wait until what was asked for is shown."""
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    # Keys come from another process: on a busy machine a little after the frame in which they were sent.
+    page.evaluate(
+        "() => new Promise((done) => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 40))"
+    )
 
 
 def value(page: chromium.Page, name: str) -> float:
