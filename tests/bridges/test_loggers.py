@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -253,12 +254,16 @@ def test_what_a_death_left_empty_in_files_of_mlflow_is_mended(trained: tuple[Res
     results, _ = trained
     early = partial(results, tmp_path / "early", 8)
     export(early, "mlflow", tmp_path / "log")
-    [first, second, *_] = [path.parents[1] for path in sorted(tmp_path.glob("log/*/*/tags/isoloss.id"))]
+    [first, second, third, fourth] = [path.parents[1] for path in sorted(tmp_path.glob("log/*/*/tags/isoloss.id"))]
     (first / "metrics" / "eval").mkdir(exist_ok=True)
     (first / "metrics" / "eval" / "loss").write_text("")
     (first / "params" / "N").write_text("")
     (first / "params" / "D").unlink()
     (second / "tags" / "isoloss.id").write_text("")
+    for part in ("metrics", "params", "tags"):
+        shutil.rmtree(third / part)
+    (fourth / "tags" / "isoloss.id").unlink()
+    (fourth / "tags" / "mlflow.runName").unlink()
     (first.parent / "new").mkdir()
     (first.parent / "new" / "meta.yaml").write_text("")
     export(results, "mlflow", tmp_path / "log")

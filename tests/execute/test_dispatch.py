@@ -26,7 +26,8 @@ from isoloss.execute.footprint import footprint
 from isoloss.plan.demands import expected
 from isoloss.plan.footprint import PROGRAM, activations
 from isoloss.plan.lower import Lowering
-from isoloss.store import Store
+from isoloss.recipe.errors import StoreError
+from isoloss.store import Lease, Store, owners
 from isoloss.study import from_dict
 
 
@@ -149,11 +150,28 @@ def test_a_gang_whose_processes_all_fail_trains_the_next_run(
     assert len(started) == 1
 
 
+def test_the_leases_outlive_a_store_that_fails_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "BEAT", 0.01)
+    beats = []
+
+    def beat(lease: Lease) -> bool:
+        beats.append(lease)
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(Lease, "beat", beat)
+    with execution._Leases(Store(tmp_path / "store")) as leases:
+        assert leases.claim("track")
+        begun = time.monotonic()
+        while len(beats) < 3 and time.monotonic() < begun + 30:
+            time.sleep(0.01)
+    assert len(beats) >= 3
+
+
 def test_who_is_known_to_be_gone() -> None:
     """Only a process of this machine that ended; a lease may be damaged, or another program's."""
     here, me = socket.gethostname(), os.getpid()
-    assert not execution._gone(f"{here} {me} {execution._born(me)}")
-    assert execution._gone(f"{here} {me} 1")  # somebody else had the number before
-    assert not execution._gone(f"elsewhere {me} 1")
+    assert not owners.gone(f"{here} {me} {owners.born(me)}")
+    assert owners.gone(f"{here} {me} 1")  # somebody else had the number before
+    assert not owners.gone(f"elsewhere {me} 1")
     for damaged in ("", here, f"{here} {me}", f"{here} {me} ", f"{here}\0 {me} 1", "a b c d"):
-        assert not execution._gone(damaged)
+        assert not owners.gone(damaged)

@@ -20,7 +20,7 @@ from isoloss.recipe.errors import StoreError, StudyError
 from isoloss.report.watch.expected import Course, Others
 from isoloss.report.watch.leases import PATIENCE, Leases, began, named
 from isoloss.report.watch.watch import Watch
-from isoloss.store import Store
+from isoloss.store import Store, owners
 from isoloss.worth.anytime import anytime_of
 
 pytestmark = pytest.mark.multiprocess
@@ -306,9 +306,7 @@ def test_a_driver_by_name_and_age() -> None:
     import os
     import socket
 
-    from isoloss.execute.run import _born
-
-    owner = f"{socket.gethostname()} {os.getpid()} {_born(os.getpid())}"
+    owner = owners.this_process()
     assert named(owner) == f"{socket.gethostname()}, process {os.getpid()}"
     moment = began(owner)
     assert moment is not None and 0 < time.time() - moment < 24 * 3600

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from isoloss.recipe.errors import StoreError
 from isoloss.store import Store
 
 
@@ -31,6 +32,21 @@ def test_take_beat_release(store):
     a.release()
     assert not a.held and b.holder() is None and b.take() and b.holder() == "b"
     assert len(list((store.path / "leases" / "piece").iterdir())) == 1
+
+
+def test_a_beat_that_cannot_be_written_is_not_the_last(store, monkeypatch):
+    a, b = store.lease("piece", "a"), store.lease("piece", "b")
+    a.take()
+
+    def full(*_: object, **__: object) -> bool:
+        raise StoreError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(a._backend, "put_new", full)
+        with pytest.raises(StoreError):
+            a.beat()
+        assert a.held
+    assert a.beat() and not b.take()
 
 
 @pytest.mark.parametrize("record", [b"", b'{"owner":"a', b"\xff\xfe", b"[]", b'{"other":"a"}', b'{"owner":7}'])

@@ -393,8 +393,9 @@ def _mend(experiment: Path) -> None:
         mark, meta = run / "tags" / "isoloss.id", run / "meta.yaml"
         if not meta.is_file():
             continue
-        new = not meta.stat().st_size and not mark.parent.is_dir()
-        if new or (mark.is_file() and not mark.stat().st_size):
+        # A run gets its tags last, ours first.
+        unmarked = not mark.parent.is_dir() or not any(mark.parent.iterdir())
+        if unmarked or (mark.is_file() and not mark.stat().st_size):
             shutil.rmtree(run)
         elif mark.is_file():
             for path in [*run.glob("metrics/**/*"), *run.glob("params/**/*")]:

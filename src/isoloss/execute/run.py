@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,8 +32,8 @@ from isoloss.plan.needs import Work, arrange
 from isoloss.plan.schedule import balanced
 from isoloss.plan.tuning import label
 from isoloss.recipe.canonical import digest
-from isoloss.recipe.errors import RunFailed, StudyError, nearest
-from isoloss.store import Lease, Store
+from isoloss.recipe.errors import RunFailed, StoreError, StudyError, nearest
+from isoloss.store import Lease, Store, owners
 from isoloss.study import Study
 from isoloss.train import optimizers
 from isoloss.train.numerics import device_kind
@@ -316,26 +315,12 @@ def _interruptible(pool: Pool, console: Console) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _born(pid: int | str) -> str:
-    """When a process of this machine began, in its own clock; empty if there is none (or no /proc to ask)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError, ValueError):
-        return ""
-
-
-def _gone(owner: str) -> bool:
-    """Whether a lease's owner was a process of this machine that no longer runs; no for a name of another form."""
-    host, pid, born = [*owner.rsplit(" ", 2), "", ""][:3]
-    return host == socket.gethostname() and born != "" and _born(pid) != born
-
-
 class _Leases:
     """Advisory leases on tracks, kept alive by a thread: two drivers on one store share the work."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.owner = f"{socket.gethostname()} {os.getpid()} {_born(os.getpid())}"
+        self.owner = owners.this_process()
         self.busy = False
         self._leases: dict[str, Lease] = {}
         self._held: set[str] = set()
@@ -357,7 +342,7 @@ class _Leases:
         """Take the lease of a track; False while somebody else holds it."""
         with self._lock:
             lease = self._leases.setdefault(track, self.store.lease(track, self.owner, patience=4 * BEAT))
-            taken = lease.take(_gone)
+            taken = lease.take(owners.gone)
             self.busy = not taken
             if taken:
                 self._held.add(track)
@@ -374,4 +359,6 @@ class _Leases:
         while not self._over.wait(BEAT):
             with self._lock:
                 for track in self._held:
-                    self._leases[track].beat()
+                    # A store that fails is the writer's to tell; the next beat may come through.
+                    with suppress(StoreError):
+                        self._leases[track].beat()

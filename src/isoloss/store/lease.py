@@ -7,11 +7,11 @@ stale when its number stood still while the reader itself waited `patience` seco
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable
 
+from isoloss.store import owners
 from isoloss.store.backend import Backend
 from isoloss.store.tensors import canonical_json
 
@@ -84,14 +84,15 @@ class Lease:
             except FileNotFoundError:
                 # The owner has moved on since we listed.
                 continue
-            return numbers[-1], _owner(record)
+            return numbers[-1], owners.recorded(record)
         return 0, None
 
     def _advance(self, number: int, owner: str | None) -> bool:
         record = canonical_json({"owner": owner}).encode()
         mine = number + 1
+        won = self._backend.put_new(self._file(mine), (record,), durable=False)
         self._mine = self._watched = None
-        if not self._backend.put_new(self._file(mine), (record,), durable=False):
+        if not won:
             return False
         numbers = self._numbers()
         if numbers[-1:] != [mine]:
@@ -109,12 +110,3 @@ class Lease:
 
     def _file(self, number: int) -> str:
         return f"{self._folder}/{number:012d}"
-
-
-def _owner(record: bytes) -> str | None:
-    """Who wrote a record; nobody where it is damaged (records are not synced): double work at worst."""
-    try:
-        owner = json.loads(record)["owner"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return owner if isinstance(owner, str) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -10,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from isoloss.execute.run import BEAT, _gone
+from isoloss.execute.run import BEAT
+from isoloss.store import owners
 from isoloss.store.backend import Backend
 
 PATIENCE = 4 * BEAT
@@ -30,7 +30,9 @@ class _Record:
 class Leases:
     """What the leases of a store say, look by look. ``abandoned``: whether an owner is known to be gone."""
 
-    def __init__(self, abandoned: Callable[[str], bool] = _gone, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, abandoned: Callable[[str], bool] = owners.gone, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._abandoned, self._clock = abandoned, clock
         self._records: dict[str, _Record] = {}
         self._last: dict[str, float] = {}
@@ -51,7 +53,7 @@ class Leases:
             known = self._records.get(track)
             if known is None or known.number != number:
                 try:
-                    owner = _owner(backend.get(f"leases/{track}/{number:012d}"))
+                    owner = owners.recorded(backend.get(f"leases/{track}/{number:012d}"))
                 except FileNotFoundError:
                     continue  # its owner has moved on since it was listed: the next look sees how
                 self._records[track] = _Record(number, owner, now)
@@ -67,23 +69,15 @@ class Leases:
         )
 
 
-def _owner(record: bytes) -> str | None:
-    try:
-        owner = json.loads(record)["owner"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return owner if isinstance(owner, str) else None
-
-
 def named(owner: str) -> str:
     """An owner as people read it: `host, process 4711`."""
-    host, pid, _ = [*owner.rsplit(" ", 2), "", ""][:3]
+    host, pid, _ = owners.parts(owner)
     return f"{host}, process {pid}" if pid.isdigit() else owner
 
 
 def began(owner: str) -> float | None:
     """When a driver of this machine began (seconds since 1970); None where that cannot be told."""
-    host, _, born = [*owner.rsplit(" ", 2), "", ""][:3]
+    host, _, born = owners.parts(owner)
     if host != socket.gethostname() or not born.isdigit():
         return None
     try:
