@@ -28,7 +28,7 @@ class StoreMemory:
                     watched.setdefault(observer, set()).add(row.offset)
             result[track] = Stretch(
                 states=frozenset(row.offset for row in found if row.end_key in stored),
-                covered=_union([(row.offset - (row.end_update - row.start_update), row.offset) for row in found]),
+                covered=union([(row.offset - (row.end_update - row.start_update), row.offset) for row in found]),
                 sides={observer: frozenset(offsets) for observer, offsets in watched.items()},
                 diverged=min((row.offset for row in found if row.status == "diverged"), default=None),
             )
@@ -39,7 +39,7 @@ class StoreMemory:
         return self.store.measurements(keys)
 
 
-def _union(spans: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def union(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """Disjoint spans that cover the same offsets."""
     merged: list[tuple[int, int]] = []
     for begin, end in sorted(spans):

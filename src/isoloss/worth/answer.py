@@ -11,7 +11,6 @@ from typing import Any
 from isoloss.plan import cost
 from isoloss.plan.demands import Stage
 from isoloss.plan.lower import open_source
-from isoloss.plan.tree import Node
 from isoloss.store import Store
 from isoloss.worth import tuned
 from isoloss.worth.answer_rows import (
@@ -31,6 +30,7 @@ from isoloss.worth.anytime import anytimes
 from isoloss.worth.batch_distance import distances_of
 from isoloss.worth.batch_study import large_batch
 from isoloss.worth.compare import LEVEL, Comparison, compare
+from isoloss.worth.edges import edges
 from isoloss.worth.fixed_durations import fixed_durations
 from isoloss.worth.planner import export
 from isoloss.worth.results import Results, axes_of, bits_per_nat, training_curve, variant_of
@@ -195,57 +195,18 @@ def closed_form(stage: Stage) -> dict[str, Any] | None:
 
 def _tree(results: Results) -> list[dict[str, Any]]:
     """The stretches between forks, of the runs of the study; tuning runs are counted where they walk."""
-    found: list[dict[str, Any]] = []
     stage, axes = results.stage, axes_of(results.study)
     trials = len(stage.trials)
-    numbers: dict[str, int] = {}
     paths = tuned.others(results.study)
     chosen = {"chosen": list(results.study.tune.values)} if paths and results.study.tune else {}
-
-    def add(node: Node, parent: str | None, seen: str) -> None:
-        cuts = sorted({*node.forks, *node.ends, node.length} - {0})
-        begin, above = 0, parent
-        here: dict[int, str] = {0: parent} if parent else {}
-        for end in cuts:
-            members = [m for m in node.members if _reaches(stage, m, node, end)]
-            arms = list(dict.fromkeys(variant_of(stage.cells[m], axes) for m in members))
-            numbers[seen] = numbers.get(seen, 0) + 1
-            name = f"{seen}.{numbers[seen]}"
-            kind = {"warmup": "warmup", "constant": "trunk"}.get(node.phase.rule.lr.shape, "branch")
-            first = stage.cells[members[0]]
-            found.append(
-                {
-                    "id": name,
-                    "parent": above,
-                    "start": node.begun + begin,
-                    "end": node.begun + end,
-                    "arms": arms,
-                    "cells": len(members),
-                    "label": f"{'+'.join(arms)} {node.phase.rule.lr.shape}",
-                    "kind": kind,
-                    "reused": len(members) > 1,
-                    "tuning": all(m < trials for m in members),
-                    **chosen,
-                    "lr": node.phase.rule.lr.peak,
-                    "cell": {p: v for p, v in first.coordinates.items() if p != "duration"},
-                    "N": node.facts.N,
-                    "flops": (end - begin) * node.flops_per_update,
-                }
-            )
-            begin, above = end, name
-            here[end] = name
-        for child in node.children:
-            add(child, here.get(child.fork), seen)
-
-    for number, root in enumerate(stage.roots):
-        add(root, None, f"{number}")
-    return found
-
-
-def _reaches(stage: Stage, member: int, node: Node, end: int) -> bool:
-    """Whether a run walks on a track as far as ``end``."""
-    lowered = stage.runs[member]
-    return any(track.id == node.track.id and phase.length >= end for track, phase, _ in lowered.run.tracks)
+    found = edges(
+        stage.roots,
+        stage.runs,
+        variant=lambda m: variant_of(stage.cells[m], axes),
+        cell=lambda m: stage.cells[m].coordinates,
+        trial=lambda m: m < trials,
+    )
+    return [{**record, **chosen} for _, _, _, record in found]
 
 
 def _provenance(results: Results, store: Store) -> dict[str, Any]:

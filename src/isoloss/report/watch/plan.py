@@ -21,6 +21,7 @@ from isoloss.report.palette import Style, styles
 from isoloss.report.tidy import Json
 from isoloss.store import Store
 from isoloss.study import Cell, Study
+from isoloss.worth.edges import edges
 from isoloss.worth.results import axes_of, variant_of
 
 
@@ -184,43 +185,15 @@ class Plan:
 
     def _edges(self) -> Iterator[Json]:
         """The stretches between forks, as ``report.tree`` takes them, each with its part of a track."""
-        for number, root in enumerate(self.roots):
-            yield from self._below(root, None, [number, 0])
-
-    def _below(self, node: Node, parent: str | None, count: list[int]) -> Iterator[Json]:
-        begin, above = 0, parent
-        here: dict[int, str | None] = {0: parent}
-        for end in sorted({*node.forks, *node.ends, node.length} - {0}):
-            members = [m for m in node.members if self._reaches(m, node, end)]
-            first = self.runs[members[0]]
-            arms = list(dict.fromkeys(self.runs[m].variant for m in members))
-            count[1] += 1
-            name = f"{count[0]}.{count[1]}"
-            yield {
-                "id": name,
-                "parent": above,
-                "start": node.begun + begin,
-                "end": node.begun + end,
-                "arms": arms,
-                "cells": len(members),
-                "label": f"{'+'.join(arms)} {node.phase.rule.lr.shape}",
-                "kind": {"warmup": "warmup", "constant": "trunk"}.get(node.phase.rule.lr.shape, "branch"),
-                "reused": len(members) > 1,
-                "tuning": all(self.runs[m].trial for m in members),
-                "lr": node.phase.rule.lr.peak,
-                "cell": {p: _plain(v) for p, v in first.cell.coordinates.items() if p != "duration"},
-                "N": node.facts.N,
-                "flops": (end - begin) * node.flops_per_update,
-                "part": [self.number[node.track.id], begin, end],
-            }
-            begin, above = end, name
-            here[end] = name
-        for child in node.children:
-            yield from self._below(child, here.get(child.fork), count)
-
-    def _reaches(self, member: int, node: Node, end: int) -> bool:
-        tracks = self.runs[member].lowered.run.tracks
-        return any(track.id == node.track.id and phase.length >= end for track, phase, _ in tracks)
+        found = edges(
+            self.roots,
+            [run.lowered for run in self.runs],
+            variant=lambda m: self.runs[m].variant,
+            cell=lambda m: {path: _plain(value) for path, value in self.runs[m].cell.coordinates.items()},
+            trial=lambda m: self.runs[m].trial,
+        )
+        for node, begin, end, record in found:
+            yield {**record, "part": [self.number[node.track.id], begin, end]}
 
 
 def _shape(shape: trees.Shape, look: Mapping[str, Style]) -> Json:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from isoloss.plan.memory import union
 from isoloss.plan.needs import Stretch
 from isoloss.recipe.errors import StoreError
 from isoloss.store import Row, Store, places
@@ -233,17 +234,6 @@ class Known:
     def measured(self, keys: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
         """Measurements by key and name."""
         return self._reading.measured(keys)
-
-
-def union(spans: Sequence[Span]) -> tuple[Span, ...]:
-    """Disjoint spans that cover the same offsets."""
-    merged: list[Span] = []
-    for begin, end in sorted(spans):
-        if merged and begin <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        else:
-            merged.append((begin, end))
-    return tuple(merged)
 
 
 def total(spans: Sequence[Span], within: float = math.inf) -> int:
