@@ -201,7 +201,10 @@ def test_both_laws_of_distance_are_recovered_at_the_peak_rate() -> None:
     assert (record["low"][at], record["high"][at]) == pytest.approx(
         (record["distance"][at] / 2, record["distance"][at] * 2)
     )
+    evidence = record["growth"]["evidence"]
+    assert all(evidence[error]["low"] > 1 for error in ("rmse", "ahead")), evidence
     (record,) = distances_of(runs(lambda t: 0.3 * t**0.4))
+    assert record["growth"]["evidence"]["ahead"]["high"] < 1
     assert record["growth"]["better"] == "power-growth"
     assert record["growth"]["laws"]["power-growth"]["p"] == pytest.approx(0.4, rel=1e-4)
     (record,) = distances_of(runs(lambda t: t, key="absent"))

@@ -27,7 +27,8 @@ def distances_of(results: Results) -> list[dict[str, Any]]:
     """One record an arm, N and batch whose runs measured a distance or a roughness, of each seed its longest run.
 
     `update`, `distance` (geometric mean over seeds), `low` and `high` (over seeds); `growth` as in `worth.batch.growth`
-    or None with a `note`; `roughness` (None, or distance, std and alpha with its interval).
+    with the `evidence` of its seeds, or None with a `note`; `roughness` (None, or distance, std and alpha with its
+    interval).
     """
     chosen: dict[tuple[str, int, int], dict[str, Result]] = {}
     for arm, r in named(results):
@@ -46,6 +47,7 @@ def distances_of(results: Results) -> list[dict[str, Any]]:
             kept = [(t, d) for t, d in zip(record["update"], record["distance"], strict=True) if t in steady]
             try:
                 record["growth"] = growth([t for t, _ in kept], [d for _, d in kept])
+                record["growth"]["evidence"] = _evidence([dict(r.distance) for r in runs], {t for t, _ in kept})
             except ValueError:
                 record["note"] = f"{len(kept)} distances at one learning rate are too few for a law"
         found.append(record)
@@ -64,6 +66,20 @@ def _path(by_seed: Sequence[Mapping[int, float]]) -> dict[str, list[float]]:
         "low": values.min(0).tolist(),
         "high": values.max(0).tolist(),
     }
+
+
+def _evidence(by_seed: Sequence[Mapping[int, float]], kept: set[int]) -> dict[str, Any]:
+    """Error of the power law over that of the logarithm, each seed by itself: of all points, and of what is ahead."""
+    laws = [
+        growth(*zip(*((t, d) for t, d in sorted(path.items()) if t in kept), strict=True))["laws"] for path in by_seed
+    ]
+    found: dict[str, Any] = {}
+    for error in ("rmse", "ahead"):
+        pairs = [(one["power-growth"][error], one["log-growth"][error]) for one in laws]
+        ratios = [math.log(a / b) for a, b in pairs if a and b]
+        ends = [None if end is None else math.exp(end) for end in interval(ratios)] if ratios else [None] * 3
+        found[error] = dict(zip(("ratio", "low", "high"), ends, strict=True))
+    return found
 
 
 def _at_peak(columns: Mapping[str, np.ndarray]) -> set[int]:
