@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from isoloss.recipe.errors import StudyError
 from reproductions import __doc__ as usage
-from reproductions.kept import answer_file, keep, parquet, write_answer
-from reproductions.page import write
+from reproductions.kept import answer_file, answers, keep, parquet, write_answer
+from reproductions.page import verdicts, write, write_index
 from reproductions.studies import ALL
 
 
@@ -23,17 +24,25 @@ def main() -> None:
         made, part = next((made, part) for made in ALL for part in made.parts if part.study == given.study)
         keep(made.folder, part.study, given.store, part.columns)
         print(f"kept {parquet(made.folder, part.study)}")
+    rows = []
     for made in ALL:
         missing = [study for study in made.studies if not answer_file(made.folder, study).exists()]
         if missing:
             print(f"{made.folder}: nothing is kept yet of {', '.join(missing)}")
+            files = ", ".join(f"`studies/{study}.yaml`" for study in made.studies)
+            rows.append((f"{made.title}: {files}", made.paper, "not all run yet", ""))
             continue
         for study in made.studies:
             try:
                 write_answer(made.folder, study)
-            except ValueError as why:
+            except (ValueError, StudyError) as why:
                 print(f"{study}: its conclusions are left as they are ({why})")
         print(f"{made.folder}: {write(made)[0]}")
+        found = answers(made.folder, made.studies)
+        hours = sum(answer["training_seconds"] for answer in found.values()) / 3600
+        link = f"[{made.title}]({made.folder}/index.md)"
+        rows.append((link, made.paper, verdicts(made.claims(found)), f"{hours:.1f} core-hours"))
+    print(write_index(rows))
 
 
 if __name__ == "__main__":

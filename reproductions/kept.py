@@ -23,7 +23,10 @@ PAGES = ROOT / "docs" / "reproductions"
 STUDIES = ROOT / "studies"
 Json = dict[str, Any]
 
-_RUN = ("arm", "cell", "seed", "root", "N", "N_total", "D", "S", "C", "loss", "loss_a", "status", "message", "extra")
+_RUN = (
+    "arm", "cell", "seed", "root", "N", "N_total", "D", "S", "C", "lr", "loss", "loss_a", "metrics", "status",
+    "message", "extra",
+)  # fmt: skip
 _LEFT_OUT = ("tree", "planner", "estimates", "created", "seconds", "command")
 
 
@@ -83,6 +86,8 @@ def concluded(folder: str, study: str) -> Json:
         for run, r in zip(found["runs"], results.results, strict=True)
     ]
     found["provenance"].pop("store")
+    for predicted in found["anytime"]:
+        predicted.pop("curves")
     found["power"] = [row.to_dict() for row in power(results)]
     pieces = polars.read_parquet(file, columns=["seconds"])
     found["training_seconds"] = float(pieces["seconds"].sum())

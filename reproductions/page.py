@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from isoloss.report import formats
 from reproductions.kept import PAGES, Json, answers, whole
+from reproductions.verdicts import FAILS, HOLDS, OPEN, Verdict
 
-Verdict = Literal["holds", "does not hold", "not resolved at this scale"]
-HOLDS: Verdict = "holds"
-FAILS: Verdict = "does not hold"
-OPEN: Verdict = "not resolved at this scale"
+ABOUT = """\
+The papers' studies, run at sizes that two CPU cores can train, and what was found beside what the papers say.
+Every number of these pages comes from files that are kept beside them: `make reproductions` builds the pages
+from the files, and tests hold both together. A claim **holds** or **does not hold** only by a whole interval
+over seeds; otherwise it is **not resolved at this scale**. Results that contradict a paper stay. None of this
+is a statement about models that are larger by many orders of magnitude.
+
+Kept of each study: all its measurements in one file, a read-only store (`isoloss run STUDY --under FILE` trains
+only what it lacks: more seeds extend it), and what isoloss concludes from them. Training any one cell again
+gives the kept bits on a machine with the same numerics; a test does so."""
+COMMANDS = """\
+What was done with published *tables*, without training: the Chinchilla points and the 92 learning curves of
+Alabdulmohsin et al. ([laws](../laws/index.md)), and few-shot accuracies of pre-trained networks
+([transfer](../worth-transfer.md#worth-in-shots-without-training)).
+
+Small twins of the studies (`studies/small/`, about two minutes each) are trained in the tests. To run one
+yourself:
+
+```bash
+isoloss plan studies/small/fixed-durations.yaml --no-calibrate
+```
+
+<!-- not run: a long training -->
+```bash
+isoloss run studies/fixed-durations.yaml
+```
+
+Studies of images need Fashion-MNIST's files; the first lines of each say where."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +62,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """One page. ``claims`` reads the answers of the parts by study name; ``figures``: names to draw, by study."""
+    """One page. ``claims`` reads the answers of the parts by study name; ``figures``: captions by study and name."""
 
     folder: str
     title: str
+    paper: str
     question: str
     parts: tuple[Part, ...]
     claims: Callable[[Mapping[str, Json]], Sequence[Claim]]
-    figures: Mapping[str, tuple[str, ...]]
+    figures: Mapping[str, Mapping[str, str]]
 
     @property
     def studies(self) -> tuple[str, ...]:
@@ -57,31 +84,32 @@ def write(made: Reproduction, target: Path | None = None) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     found = answers(made.folder, made.studies)
     drawn = list(_figures(made, found, folder))
+    for stale in {*folder.glob("*.svg")} - {path for path, _ in drawn}:
+        stale.unlink()
     page = folder / "index.md"
-    page.write_text(text(made, found, [path.name for path, _ in drawn], [alt for _, alt in drawn]), encoding="utf-8")
+    page.write_text(text(made, found, [(path.name, caption) for path, caption in drawn]), encoding="utf-8")
     return [page, *(path for path, _ in drawn)]
 
 
 def _figures(made: Reproduction, found: Mapping[str, Json], folder: Path) -> Iterable[tuple[Path, str]]:
     from isoloss.report import figures
 
-    for study, names in made.figures.items():
-        drawn = figures.draw_all(whole(found[study]))
-        for name in names:
-            matching = [key for key in drawn if key == name or key.startswith(f"{name}-")]
-            for key in matching:
-                path = folder / f"{study}-{key}.svg"
-                path.write_text(drawn[key].svg, encoding="utf-8")
-                yield path, f"{study}: {key.replace('-', ' ')}"
+    for study, captions in made.figures.items():
+        offered = figures.offered(whole(found[study]))
+        for name, caption in captions.items():
+            size, draw = offered[name]
+            path = folder / f"{study}-{name}.svg"
+            path.write_text(figures.render(size, draw, pixels=False).svg, encoding="utf-8")
+            yield path, f"`{study}`: {caption}"
 
 
-def text(made: Reproduction, found: Mapping[str, Json], pictures: Sequence[str], alts: Sequence[str]) -> str:
+def text(made: Reproduction, found: Mapping[str, Json], pictures: Sequence[tuple[str, str]]) -> str:
     """The page."""
     claims = made.claims(found)
     parts = [
         f"# {made.title}",
         "<!-- made by `python -m reproductions` from the files beside it -->",
-        made.question,
+        made.question + f" The paper: {made.paper}.",
         "## What the paper says, and what was found",
         table(
             ("the claim", "here", "verdict"), [(claim.says, claim.found, f"**{claim.verdict}**") for claim in claims]
@@ -93,8 +121,8 @@ def text(made: Reproduction, found: Mapping[str, Json], pictures: Sequence[str],
             [_run_row(part, found[part.study]) for part in made.parts],
         ),
     ]
-    for path, alt in zip(pictures, alts, strict=True):
-        parts.append(f"![{alt}]({path})")
+    for path, caption in pictures:
+        parts.append(f"![{caption.replace('`', '')}]({path})\n\n*{caption}*")
     for part in made.parts:
         parts += _section(part, found[part.study])
     parts += ["## The commands", _commands(made)]
@@ -107,7 +135,7 @@ def _run_row(part: Part, answer: Json) -> tuple[str, ...]:
     lengths = sorted({run["D"] for run in runs})
     seeds = {run["seed"] for run in runs}
     return (
-        f"[`{part.study}`](../../../studies/{part.study}.yaml): {part.about}",
+        f"`studies/{part.study}.yaml`: {part.about}",
         str(len(answer["arms"])),
         formats.short(sizes[0]) if len(sizes) == 1 else f"{len(sizes)}: {_ends(sizes)}",
         f"{len(lengths)}: {_ends(lengths)} {answer['units']['D']}",
@@ -157,25 +185,30 @@ def _section(part: Part, answer: Json) -> list[str]:
                 [_power(row) for row in answer["power"]],
             )
         )
-    tuned = [
-        (
-            arm["name"],
-            "; ".join(f"N {formats.short(row['N'])}: {formats.number(row['lr'])} ({row['rule']})" for row in arm["lr"]),
-            "at an edge" if any(row["edge"] for row in arm["lr"]) else "",
+    rates: dict[str, list[str]] = {}
+    for arm in answer["arms"]:
+        if arm["lr"]:
+            rates.setdefault("; ".join(_rate(row) for row in arm["lr"]), []).append(arm["name"])
+    if rates:
+        parts.append(
+            "Learning rates.\n\n" + table(("arms", "learning rate"), [(", ".join(a), lr) for lr, a in rates.items()])
         )
-        for arm in answer["arms"]
-        if arm["lr"]
-    ]
-    if tuned:
-        parts.append("Learning rates.\n\n" + table(("arm", "learning rate", ""), tuned))
     updates = answer["sharing"]["updates"]
+    flops = answer["sharing"]["flops"]
     parts.append(
-        f"Cost: {formats.count(updates['shared'])} updates were trained; without sharing it would have been "
-        f"{formats.count(updates['unshared'])} ({updates['shared'] / updates['unshared']:.0%})."
+        f"Cost: {formats.count(updates['shared'])} updates and {flops['shared']:.3g} FLOPs were trained, with tuning, "
+        f"in {answer['training_seconds'] / 3600:.1f} core-hours; without sharing it would have been "
+        f"{formats.count(updates['unshared'])} updates and {flops['unshared']:.3g} FLOPs "
+        f"({updates['shared'] / updates['unshared']:.0%} and {flops['shared'] / flops['unshared']:.0%} were trained)."
     )
     if answer["caveats"]:
         parts.append("Caveats:\n\n" + "\n".join(f"- {caveat}" for caveat in answer["caveats"]))
     return parts
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    edge = ", at an edge" if row["edge"] else ""
+    return f"N {formats.short(row['N'])}: {formats.number(row['lr'])} ({row['rule']}{edge})"
 
 
 def _ratio(found: Mapping[str, Any]) -> str:
@@ -203,10 +236,11 @@ def _commands(made: Reproduction) -> str:
     for part in made.parts:
         file = f"docs/reproductions/{made.folder}/results-{part.study}.parquet"
         lines += [
-            f"isoloss run studies/{part.study}.yaml               # trains everything anew",
-            f"isoloss report studies/{part.study}.yaml --store {file}  # the whole page of the study from what is kept",
+            f"# {part.study}: train everything anew; or the study's own page, from what is kept",
+            f"isoloss run studies/{part.study}.yaml",
+            f"isoloss report studies/{part.study}.yaml --store {file}",
         ]
-    lines.append("make reproductions  # this page from what is kept")
+    lines += ["# this page, from what is kept", "make reproductions"]
     return "```text\n" + "\n".join(lines) + "\n```"
 
 
@@ -217,3 +251,24 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
     return "\n".join([line(head), "|" + " --- |" * len(head), *map(line, rows)])
+
+
+def verdicts(claims: Iterable[Claim]) -> str:
+    """How many claims there are of each verdict."""
+    counts = Counter(claim.verdict for claim in claims)
+    words = {HOLDS: "hold", FAILS: "do not hold", OPEN: "not resolved"}
+    return ", ".join(f"{counts[name]} {word}" for name, word in words.items() if counts[name])
+
+
+def write_index(rows: Iterable[Sequence[str]], target: Path = PAGES) -> Path:
+    """Write the page that lists all: one row a study with its paper, its verdicts and its cost."""
+    parts = [
+        "# Reproductions",
+        "<!-- made by `python -m reproductions` -->",
+        ABOUT,
+        table(("study", "paper", "claims", "training"), rows),
+        COMMANDS,
+    ]
+    path = target / "index.md"
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from reproductions import fixed_durations
+from reproductions import extrapolation, fixed_durations, train_longer
 from reproductions.page import Reproduction
 
-ALL: tuple[Reproduction, ...] = (fixed_durations.REPRODUCTION,)
+ALL: tuple[Reproduction, ...] = (
+    fixed_durations.REPRODUCTION,
+    train_longer.REPRODUCTION,
+    extrapolation.REPRODUCTION,
+)
 
 
 def named(folder: str) -> Reproduction:

@@ -11,8 +11,9 @@ from typing import Any
 import polars as pl
 import pytest
 from reproductions.kept import STUDIES, answer_file, concluded, parquet
-from reproductions.page import HOLDS, Reproduction, write
+from reproductions.page import Reproduction, write
 from reproductions.studies import ALL
+from reproductions.verdicts import HOLDS
 from ruamel.yaml import YAML
 
 import isoloss

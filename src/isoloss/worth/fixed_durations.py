@@ -9,7 +9,7 @@ are not asked; every other one gets an answer with intervals, or "not resolved" 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 DRAWS = 400
 REACH = 2
 """Candidates on either side of the winner that a parabola is fitted to."""
+EXPONENTS = ("alpha", "beta", "c")
+"""Parameters of laws that are compared by themselves."""
 NOT_RESOLVED = "not resolved"
 
 
@@ -71,8 +73,8 @@ def fixed_durations(results: Results) -> list[dict[str, Any]]:
     """Questions with their answers as JSON types; none for a study without a cooldown beside other arms.
 
     Each has ``id``, ``question``, ``answer`` (a sentence), ``resolved`` (whether any of its intervals excludes no
-    difference) and ``rows``: ``arm``, ``against``, ``what`` (``difference``: nats, or ``ratio``), ``place``, ``value``,
-    ``low``, ``high``, ``resolved``, ``seeds``.
+    difference) and ``rows``: ``arm``, ``against``, ``what`` (``difference``: nats; ``ratio``; ``exponent``: a difference
+    of exponents), ``place``, ``value``, ``low``, ``high``, ``resolved``, ``seeds``.
     """
     arms = arms_of(results)
     if not arms.cooldown or len(arms.configs) < 2:
@@ -241,6 +243,7 @@ def _law(results: Results, trunk: str, cosine: str, name: str) -> dict[str, Any]
     try:
         mine, theirs = (_draws(_shared(results, arm, (trunk, cosine), name), name) for arm in (trunk, cosine))
         rows = [_predicted(mine, theirs, trunk, cosine, factor) for factor in (1.0, 2.0)]
+        exponents = [_exponent(mine, theirs, trunk, cosine, name) for name in EXPONENTS if name in mine.parameters]
     except LawError as error:
         return _question("law", question, f"{head}: {NOT_RESOLVED}, {str(error).rstrip('.')}.", [])
     said = "; ".join(
@@ -248,6 +251,9 @@ def _law(results: Results, trunk: str, cosine: str, name: str) -> dict[str, Any]
         + f" at {row['place']}"
         for row in rows
     )
+    for row in exponents:
+        resolved = f"{'lower' if row['value'] < 0 else 'higher'}" if row["resolved"] else NOT_RESOLVED
+        said += f"; {row['place']} {row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], {resolved}"
     made = [p for p in results.stage.planned if not p.cell.extra and p.cell.arm in _base(results, (trunk, cosine))]
     saved = [
         s
@@ -255,7 +261,7 @@ def _law(results: Results, trunk: str, cosine: str, name: str) -> dict[str, Any]
         if (s.arm, s.count) == (_base(results, (trunk,))[0], MATRICES) and s.against != s.arm
     ]
     cost = f"; the reused runs took {saved[0].ratios[ENDS]:.3f} of the separate ones' training FLOPs" if saved else ""
-    return _question("law", question, f"{head}: {said}{cost}.", rows)
+    return _question("law", question, f"{head}: {said}{cost}.", [*rows, *exponents])
 
 
 def _base(results: Results, variants: Sequence[str]) -> list[str]:
@@ -292,14 +298,28 @@ def _predicted(mine: Draws, theirs: Draws, trunk: str, cosine: str, factor: floa
     def loss(values: Mapping[str, Any]) -> Any:
         return np.asarray(form.predict(values, {key: column[0] for key, column in where.items()}), float)
 
-    _, left, right = np.intersect1d(mine.index, theirs.index, return_indices=True)
-    sampled = loss({n: v[left] for n, v in mine.parameters.items()}) - loss(
-        {n: v[right] for n, v in theirs.parameters.items()}
-    )
     estimate = float(loss(mine.fit.parameters) - loss(theirs.fit.parameters))
+    low, high, clusters = _matched(mine, theirs, estimate, loss)
+    place = f"{factor:g}x the longest duration"
+    return _entry(trunk, cosine, "difference", place, estimate, low, high, not low <= 0 <= high, clusters)
+
+
+def _exponent(mine: Draws, theirs: Draws, trunk: str, cosine: str, name: str) -> dict[str, Any]:
+    """Difference of an exponent of both laws; draws are matched."""
+    estimate = float(mine.fit.parameters[name] - theirs.fit.parameters[name])
+    low, high, clusters = _matched(mine, theirs, estimate, lambda values: values[name])
+    return _entry(trunk, cosine, "exponent", name, estimate, low, high, not low <= 0 <= high, clusters)
+
+
+def _matched(
+    mine: Draws, theirs: Draws, estimate: float, value: Callable[[Mapping[str, Any]], Any]
+) -> tuple[float, float, int]:
+    """Interval of a difference of values of both laws, each resample with its own twin, and how many are resampled."""
+    _, left, right = np.intersect1d(mine.index, theirs.index, return_indices=True)
+    first = value({name: draws[left] for name, draws in mine.parameters.items()})
+    second = value({name: draws[right] for name, draws in theirs.parameters.items()})
     mine.refuse_unusable()
     theirs.refuse_unusable()
     narrow = mine if mine.effective <= theirs.effective else theirs
-    low, high = (float(end[0]) for end in narrow.ends(sampled[:, None], np.array([estimate]), LEVEL))
-    place = f"{factor:g}x the longest duration"
-    return _entry(trunk, cosine, "difference", place, estimate, low, high, not low <= 0 <= high, mine.clusters)
+    low, high = (float(end[0]) for end in narrow.ends((first - second)[:, None], np.array([estimate]), LEVEL))
+    return low, high, mine.clusters

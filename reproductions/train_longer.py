@@ -1,0 +1,202 @@
+"""Train longer, generalize better (Hoffer, Hubara and Soudry 2017, arXiv 1705.08741)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from reproductions.kept import Json
+from reproductions.page import Claim, Part, Reproduction
+from reproductions.verdicts import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    Row,
+    Verdict,
+    agree,
+    both,
+    by_error,
+    contains,
+    higher,
+    lower,
+    no_worse,
+    number,
+    paired,
+    runs,
+    said,
+    times,
+)
+
+MAIN, TUNED, WALK = "train-longer", "train-longer-tuned", "train-longer-walk"
+RESNET, FULL = "train-longer-resnet", "train-longer-full"
+SMALL, LARGE = 64, 1024
+POINTS = "points of error"
+CLOSE = 0.5
+"""Percentage points of error: a gap is closed where the interval lies below that."""
+FALLS = 1.1
+"""Distances at equal updates that differ by less than this factor fall on one another."""
+ALL = "lr + ghost + regime"
+
+
+def claims(found: Mapping[str, Json]) -> Sequence[Claim]:
+    """One a finding of the paper, then what it leaves open."""
+    main, tuned, walk = found[MAIN], found[TUNED], found[WALK]
+    loses, scaled = _errors(main, "plain", LARGE, "plain", SMALL), _errors(main, "lr", LARGE, "plain", LARGE)
+    ghosts, closed = _errors(main, "lr + ghost", LARGE, "lr", LARGE), _errors(main, ALL, LARGE, "plain", SMALL)
+    alone = {arm: _errors(main, arm, LARGE, "plain", LARGE) for arm in ("ghost", "regime")}
+    equal = _errors(tuned, "regime", LARGE, "plain", SMALL)
+    still = _errors(tuned, "plain", LARGE, "plain", SMALL)
+    adds = {a: _errors(tuned, a, LARGE, b, LARGE) for a, b in (("ghost", "plain"), ("ghost + regime", "regime"))}
+    return [
+        Claim(
+            "A large batch generalises worse after the same epochs (C1 on CIFAR-10: 87.80 % to 83.95 %)",
+            f"batch {LARGE} minus batch {SMALL}, same epochs: {said(loses, POINTS)}",
+            higher(loses),
+        ),
+        Claim(
+            "A learning rate scaled by the root of the batch gives a part of it back (86.15 %)",
+            f"scaled minus unscaled at batch {LARGE}: {said(scaled, POINTS)}",
+            lower(scaled),
+        ),
+        Claim(
+            "Ghost BatchNorm on top of it gives more (86.4 %)",
+            f"with minus without, both with the scaled rate: {said(ghosts, POINTS)}",
+            lower(ghosts),
+        ),
+        Claim(
+            "As many updates as the small batch closes the gap (88.20 % against its 87.80 %)",
+            f"all three ingredients at batch {LARGE} minus batch {SMALL}: {said(closed, POINTS)}",
+            no_worse(closed, CLOSE),
+        ),
+        *(
+            Claim(
+                f"Asked here: {words} alone, with the small batch's learning rate, lowers the error of the large batch",
+                f"with minus without at batch {LARGE}: {said(alone[arm], POINTS)}",
+                lower(alone[arm]),
+            )
+            for arm, words in (("ghost", "Ghost BatchNorm"), ("regime", "the adapted regime"))
+        ),
+        Claim(
+            "Asked here: once each batch has a learning rate of its own, equal updates close the gap",
+            f"gap at equal epochs {said(still, POINTS)}; at equal updates {said(equal, POINTS)}",
+            no_worse(equal, CLOSE),
+        ),
+        Claim(
+            "Asked here: Ghost BatchNorm adds something once the learning rate is tuned",
+            f"at equal epochs {said(adds['ghost'], POINTS)}; at equal updates {said(adds['ghost + regime'], POINTS)}",
+            both(*(lower(row) for row in adds.values())),
+        ),
+        *(_again(found[study], *words) for study, *words in _ELSEWHERE),
+        *_walk(walk),
+    ]
+
+
+_ELSEWHERE = (
+    (RESNET, "a narrow ResNet (ResNet-44 on CIFAR-10: 92.83 %, 86.10 %, and 93.07 % with all three)", "8 epochs"),
+    (FULL, "the whole training set, one epoch", "1 epochs"),
+)
+
+
+def _again(answer: Json, where: str, duration: str) -> Claim:
+    loses = _errors(answer, "plain", LARGE, "plain", SMALL, duration)
+    closed = _errors(answer, ALL, LARGE, "plain", SMALL, duration)
+    return Claim(
+        f"The same on {where}: the large batch loses, all three ingredients close the gap",
+        f"batch {LARGE} minus batch {SMALL}: {said(loses, POINTS)}; all three minus batch {SMALL}: "
+        f"{said(closed, POINTS)}",
+        both(higher(loses), no_worse(closed, CLOSE)),
+    )
+
+
+def _errors(answer: Json, arm: str, batch: int, other: str, its: int, duration: str = "11 epochs") -> Row:
+    """Difference of errors at the end of the longest training, in percentage points."""
+    first, second = (
+        runs(answer, name, batch=f"{size} samples", duration=duration) for name, size in ((arm, batch), (other, its))
+    )
+    return paired(first, second, by_error)
+
+
+def _walk(answer: Json) -> list[Claim]:
+    ways = {arm: {r["batch"]: r for r in answer["distances"] if r["arm"] == arm} for arm in ("plain", "lr + ghost")}
+    plain = [ways["plain"][batch] for batch in sorted(ways["plain"])]
+    first, last = plain[0], plain[-1]
+    apart = {arm: _at_equal_updates(by_batch) for arm, by_batch in ways.items()}
+    alphas = [(r["batch"], {**r["roughness"]["alpha"], "value": r["roughness"]["alpha"]["ratio"]}) for r in plain]
+    return [
+        Claim(
+            "The distance from the start grows as the logarithm of the updates, whatever the batch",
+            "error of a power law over that of the logarithm, ahead of a fit to the first two thirds: "
+            + "; ".join(f"batch {r['batch']} {times(_evidence(r, 'ahead'))}" for r in plain),
+            _logarithm(plain),
+        ),
+        Claim(
+            "At equal epochs small batches end farther away (ResNet-44, epoch 67: 10.7 at batch 64, 3.1 at 2048)",
+            "distance at the end, with the range of the seeds: "
+            + "; ".join(
+                f"batch {r['batch']} {r['distance'][-1]:.2f} [{r['low'][-1]:.2f}, {r['high'][-1]:.2f}]" for r in plain
+            ),
+            HOLDS if first["low"][-1] > last["high"][-1] else FAILS if first["high"][-1] < last["low"][-1] else OPEN,
+        ),
+        Claim(
+            "With the scaled rate and Ghost BatchNorm, the distances of all batches are one function of updates",
+            f"largest over smallest distance of all batches at equal updates, over ranges of seeds: "
+            f"{times(apart['lr + ghost'])}; with one unscaled rate {times(apart['plain'])}",
+            _together(apart["lr + ghost"]),
+        ),
+        Claim(
+            "The loss spreads in proportion to the distance: alpha = 2",
+            "; ".join(f"batch {batch}: {number(row)}" for batch, row in alphas),
+            agree(contains(row, 2.0) for _, row in alphas),
+        ),
+    ]
+
+
+def _evidence(record: Json, error: str) -> Json:
+    return record["growth"]["evidence"][error] if record["growth"] else {"ratio": None, "low": None, "high": None}
+
+
+def _logarithm(records: Sequence[Json]) -> Verdict:
+    """Both errors speak for the logarithm at every batch; a batch where both speak for the power law refutes."""
+    pairs = [[_evidence(r, error) for error in ("rmse", "ahead")] for r in records]
+    if any(all(e["high"] is not None and e["high"] < 1 for e in pair) for pair in pairs):
+        return FAILS
+    return HOLDS if all(e["low"] is not None and e["low"] > 1 for pair in pairs for e in pair) else OPEN
+
+
+def _at_equal_updates(by_batch: Mapping[int, Json]) -> Json:
+    """Spread over batches at the last update that all of them measured."""
+    shared = max(set.intersection(*(set(r["update"]) for r in by_batch.values())))
+    places = [(r, r["update"].index(shared)) for r in by_batch.values()]
+
+    def over(top: str, bottom: str) -> float:
+        return max(r[top][at] for r, at in places) / min(r[bottom][at] for r, at in places)
+
+    middle = over("distance", "distance")
+    nearest = max(r["low"][at] for r, at in places) / min(r["high"][at] for r, at in places)
+    return {"ratio": middle, "low": max(1.0, nearest), "high": over("high", "low")}
+
+
+def _together(row: Json) -> Verdict:
+    return HOLDS if row["high"] < FALLS else FAILS if row["low"] > FALLS else OPEN
+
+
+REPRODUCTION = Reproduction(
+    folder="train-longer",
+    title="Train longer, generalize better",
+    paper="Hoffer, Hubara and Soudry 2017, arXiv 1705.08741",
+    question=(
+        "Does a large batch generalise worse, and what gives back what it loses: a scaled learning rate, statistics of "
+        "small batches, or simply as many updates?"
+    ),
+    parts=(
+        Part(MAIN, "a small convolutional net on a tenth of Fashion-MNIST; the rate tuned at the small batch"),
+        Part(TUNED, "the same, the rate tuned at either batch"),
+        Part(WALK, "distance from the start and roughness, six batch sizes, one rate", columns=("lr",)),
+        Part(RESNET, "a narrow residual network"),
+        Part(FULL, "the whole training set"),
+    ),
+    claims=claims,
+    figures={
+        MAIN: {"large-batch": "updates to one loss against the batch; grey: perfect scaling"},
+        WALK: {"distances": "distance of the weights from their start against updates, by batch"},
+    },
+)

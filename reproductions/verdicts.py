@@ -1,0 +1,146 @@
+"""From intervals to verdicts: one of three, by whole intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from isoloss.worth.compare import interval
+from reproductions.kept import Json
+
+Verdict = Literal["holds", "does not hold", "not resolved at this scale"]
+HOLDS: Verdict = "holds"
+FAILS: Verdict = "does not hold"
+OPEN: Verdict = "not resolved at this scale"
+CLOSE = 0.01
+"""Nats: what is called a match where an interval lies within it."""
+Row = Mapping[str, Any] | None
+"""A value with its interval, ``low`` and ``high`` (None below three seeds); None where nothing was measured."""
+
+
+def said(row: Row, unit: str = "nats") -> str:
+    """A difference with its interval."""
+    if row is None:
+        return "not measured"
+    band = "" if row["low"] is None else f" [{row['low']:+.4f}, {row['high']:+.4f}]"
+    return f"{row['value']:+.4f}{band} {unit}"
+
+
+def lower(row: Row) -> Verdict:
+    """Whether the value is below 0, by its whole interval."""
+    if row is None or row["low"] is None or row["low"] <= 0 <= row["high"]:
+        return OPEN
+    return HOLDS if row["high"] < 0 else FAILS
+
+
+def higher(row: Row) -> Verdict:
+    """Whether the value is above 0, by its whole interval."""
+    return lower(turned(row))
+
+
+def no_worse(row: Row, close: float = CLOSE) -> Verdict:
+    """Whether the loss is lower, or by its whole interval at most ``close`` higher."""
+    if row is None or row["low"] is None:
+        return OPEN
+    if row["high"] < close:
+        return HOLDS
+    return FAILS if row["low"] > 0 else OPEN
+
+
+def contains(row: Row, value: float) -> Verdict:
+    """Whether the interval has the value in it."""
+    if row is None or row["low"] is None:
+        return OPEN
+    return HOLDS if row["low"] <= value <= row["high"] else FAILS
+
+
+def turned(row: Row) -> Row:
+    """The same with the other sign."""
+    if row is None:
+        return None
+    low, high = (None, None) if row["low"] is None else (-row["high"], -row["low"])
+    return {**row, "value": -row["value"], "low": low, "high": high}
+
+
+def both(*verdicts: Verdict) -> Verdict:
+    """All must hold; one that does not decides."""
+    return FAILS if FAILS in verdicts else OPEN if OPEN in verdicts else HOLDS
+
+
+def agree(verdicts: Iterable[Verdict]) -> Verdict:
+    """What all say, or that it is not resolved."""
+    found = set(verdicts)
+    return found.pop() if len(found) == 1 else OPEN
+
+
+def above(ratio: Row, one: float = 1.0) -> Verdict:
+    """Whether a ratio is above one, by its whole interval."""
+    if ratio is None or ratio["low"] is None or ratio["low"] <= one <= ratio["high"]:
+        return OPEN
+    return HOLDS if ratio["low"] > one else FAILS
+
+
+def times(row: Row) -> str:
+    """A ratio with its interval."""
+    if row is None or row["ratio"] is None:
+        return "not measured"
+    return f"{row['ratio']:.2f}×{_band(row)}"
+
+
+def number(row: Row) -> str:
+    """A value with its interval."""
+    return "not measured" if row is None or row["value"] is None else f"{row['value']:.2f}{_band(row)}"
+
+
+def _band(row: Mapping[str, Any]) -> str:
+    return "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def overall(answer: Json, arm: str, currency: str) -> Row:
+    """What a variant is worth over all sizes, in one currency; None where it is not known."""
+    found = next((entry for entry in answer["worth_overall"] if entry["arm"] == arm), None)
+    ratio = found and found.get(currency)
+    return ratio if ratio and ratio["ratio"] is not None else None
+
+
+def runs(answer: Json, arm: str, **cell: str) -> list[Json]:
+    """Finished runs of an arm of the study file, where coordinates are those (``batch`` for ``training.batch``)."""
+
+    def fits(run: Json) -> bool:
+        here = {path.rpartition(".")[2]: str(value) for path, value in run["cell"].items()}
+        return all(here.get(name) == value for name, value in cell.items())
+
+    return [
+        run
+        for run in answer["runs"]
+        if run["arm"].split(" · ")[0] == arm and run["status"] == "done" and not run["extra"] and fits(run)
+    ]
+
+
+def by_loss(run: Json) -> float:
+    """The loss of part B."""
+    return float(run["loss"])
+
+
+def by_error(run: Json) -> float:
+    """The share of part B that is classified wrongly, in percent."""
+    return 100 * (1 - float(run["metrics"]["accuracy"]))
+
+
+def paired(first: Sequence[Json], second: Sequence[Json], value: Callable[[Json], float] = by_loss) -> Row:
+    """First minus second, seed by seed; a seed's runs at several places are averaged, over the places of both."""
+
+    def table(found: Iterable[Json]) -> dict[tuple[str, int, str], float]:
+        return {(str(run["cell"].get("duration")), run["N"], run["seed"]): value(run) for run in found}
+
+    a, b = table(first), table(second)
+    shared = a.keys() & b.keys()
+    places = {(duration, N) for duration, N, _ in shared}
+    seeds = [s for s in sorted({seed for *_, seed in shared}) if all((*place, s) in shared for place in places)]
+    if not seeds:
+        return None
+    values = [float(np.mean([a[*place, s] - b[*place, s] for place in sorted(places)])) for s in seeds]
+    middle, low, high = interval(values)
+    return {"value": middle, "low": low, "high": high, "seeds": len(seeds)}
