@@ -133,4 +133,5 @@ REPRODUCTION = Reproduction(
         IMAGES: {"worth": "each arm at each batch against Nesterov SGD at that batch, at equal loss"},
         TEXT: {"worth": "each arm at each batch against AdamW at that batch, at equal loss"},
     },
+    headline={},
 )

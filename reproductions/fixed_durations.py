@@ -195,4 +195,20 @@ REPRODUCTION = Reproduction(
         },
         FORMS: {"worth": "forms and lengths of the cooldown against 1-sqrt over 20 %, at equal loss"},
     },
+    headline={
+        MAIN: (
+            "text, five sizes",
+            {
+                "cooldown": ("constant rate, 1-sqrt cooldown", "cosine"),
+                "averaged": ("constant rate, average of weights", "cosine"),
+                "stopped early": ("cosine stopped early", "cosine"),
+                "schedule-free 0.9 0.95": ("Schedule-Free AdamW, betas 0.9, 0.95", "cosine"),
+                "schedule-free 0.95 0.99": ("Schedule-Free AdamW, betas 0.95, 0.99", "cosine"),
+            },
+        ),
+        FORMS: (
+            "text, one size",
+            {"linear": ("linear cooldown", "1-sqrt cooldown"), "5 percent": ("cooldown of 5 %", "cooldown of 20 %")},
+        ),
+    },
 )

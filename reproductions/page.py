@@ -62,7 +62,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """One page. ``claims`` reads the answers of the parts by study name; ``figures``: captions by study and name."""
+    """One page. ``claims`` reads the answers of the parts by study name; ``figures``: captions by study and name.
+
+    ``headline``: what the README shows, by study: on what it was measured, and variants with what they and their
+    references are called there.
+    """
 
     folder: str
     title: str
@@ -71,6 +75,7 @@ class Reproduction:
     parts: tuple[Part, ...]
     claims: Callable[[Mapping[str, Json]], Sequence[Claim]]
     figures: Mapping[str, Mapping[str, str]]
+    headline: Mapping[str, tuple[str, Mapping[str, tuple[str, str]]]]
 
     @property
     def studies(self) -> tuple[str, ...]:

@@ -199,4 +199,5 @@ REPRODUCTION = Reproduction(
         MAIN: {"large-batch": "updates to one loss against the batch; grey: perfect scaling"},
         WALK: {"distances": "distance of the weights from their start against updates, by batch"},
     },
+    headline={},
 )

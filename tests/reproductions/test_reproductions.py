@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from reproductions.kept import STUDIES, answer_file, concluded, parquet
+from reproductions.kept import PAGES, STUDIES, answer_file, answers, concluded, parquet
 from reproductions.page import Reproduction, write
 from reproductions.studies import ALL
 from reproductions.verdicts import HOLDS
@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 import isoloss
 from isoloss.store import Store
 from isoloss.study.checks import LR, put
+from reproductions import headline
 
 KEPT = [made for made in ALL if all(answer_file(made.folder, study).exists() for study in made.studies)]
 PARTS = [(made.folder, part.study) for made in KEPT for part in made.parts]
@@ -29,6 +30,21 @@ def test_the_page_is_what_the_files_say(made: Reproduction, tmp_path: Path) -> N
     committed = answer_file(made.folder, made.studies[0]).parent
     for path in write(made, tmp_path):
         assert path.read_bytes() == (committed / path.name).read_bytes(), path.name
+
+
+def test_the_readme_shows_what_the_files_say(tmp_path: Path) -> None:
+    rows = []
+    for made in KEPT:
+        found = answers(made.folder, made.studies)
+        for study, (where, named) in made.headline.items():
+            here = headline.lines(made.folder, found[study], where, named)
+            assert len(here) == len(named), study
+            rows += here
+    assert rows
+    (tmp_path / "README.md").write_text(f"{headline.BEGIN}{headline.END}")
+    figure, readme = headline.write(rows, tmp_path / "README.md", tmp_path)
+    assert figure.read_bytes() == (PAGES / headline.FIGURE).read_bytes()
+    assert readme.read_text() in headline.README.read_text()
 
 
 @pytest.mark.parametrize(("folder", "study"), PARTS)
