@@ -7,7 +7,7 @@ from pathlib import Path
 
 from isoloss.recipe.errors import StudyError
 from reproductions import __doc__ as usage
-from reproductions.headline import lines
+from reproductions.headline import Line
 from reproductions.headline import write as headline
 from reproductions.kept import answer_file, answers, keep, parquet, write_answer
 from reproductions.page import verdicts, write, write_index
@@ -26,7 +26,8 @@ def main() -> None:
         made, part = next((made, part) for made in ALL for part in made.parts if part.study == given.study)
         keep(made.folder, part.study, given.store, part.columns)
         print(f"kept {parquet(made.folder, part.study)}")
-    rows, measured = [], []
+    rows: list[tuple[str, ...]] = []
+    measured: list[Line] = []
     for made in ALL:
         missing = [study for study in made.studies if not answer_file(made.folder, study).exists()]
         if missing:
@@ -43,8 +44,7 @@ def main() -> None:
         found = answers(made.folder, made.studies)
         hours = sum(answer["training_seconds"] for answer in found.values()) / 3600
         link = f"[{made.title}]({made.folder}/index.md)"
-        for study, (where, named) in made.headline.items():
-            measured += lines(made.folder, found[study], where, named)
+        measured += made.headline(found)
         rows.append((link, made.paper, verdicts(made.claims(found)), f"{hours:.1f} core-hours"))
     for path in (write_index(rows), *headline(measured)):
         print(path)

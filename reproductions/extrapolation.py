@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from reproductions.headline import Line, lines
 from reproductions.kept import Json
 from reproductions.page import Claim, Part, Reproduction
 from reproductions.verdicts import (
@@ -119,6 +120,18 @@ def _matters(answer: Json) -> Verdict:
     return HOLDS if any(verdict != OPEN for verdict in found) else OPEN
 
 
+def _headline(found: Mapping[str, Json]) -> list[Line]:
+    images = {
+        f"{arm} · batch 2048": (f"{words}, batch 2048", "Nesterov SGD")
+        for arm, words in ((LOCAL, "local extragradient"), ("past gradient", "past gradient"), ("sam", "SAM"))
+    }
+    text = {f"{LOCAL} · batch 256": ("local extragradient, batch 256", "AdamW")}
+    return [
+        *lines("extrapolation", found[IMAGES], "images, one size", images),
+        *lines("extrapolation", found[TEXT], "text, one size", text),
+    ]
+
+
 REPRODUCTION = Reproduction(
     folder="extrapolation",
     title="Extrapolation for large-batch training",
@@ -133,5 +146,5 @@ REPRODUCTION = Reproduction(
         IMAGES: {"worth": "each arm at each batch against Nesterov SGD at that batch, at equal loss"},
         TEXT: {"worth": "each arm at each batch against AdamW at that batch, at equal loss"},
     },
-    headline={},
+    headline=_headline,
 )

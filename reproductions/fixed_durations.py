@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from isoloss.worth.compare import interval
+from reproductions.headline import Line, lines
 from reproductions.kept import Json
 from reproductions.page import Claim, Part, Reproduction
 from reproductions.verdicts import (
@@ -175,6 +176,21 @@ def _agree(rows: Sequence[Json]) -> Verdict:
     return HOLDS if all(row["low"] > -SAME and row["high"] < SAME for row in rows) else OPEN
 
 
+def _headline(found: Mapping[str, Json]) -> list[Line]:
+    five = {
+        "cooldown": ("constant rate, 1-sqrt cooldown", "cosine"),
+        "averaged": ("constant rate, average of weights", "cosine"),
+        "stopped early": ("cosine stopped early", "cosine"),
+        "schedule-free 0.9 0.95": ("Schedule-Free AdamW, betas 0.9, 0.95", "cosine"),
+        "schedule-free 0.95 0.99": ("Schedule-Free AdamW, betas 0.95, 0.99", "cosine"),
+    }
+    one = {"linear": ("linear cooldown", "1-sqrt cooldown"), "5 percent": ("cooldown of 5 %", "cooldown of 20 %")}
+    return [
+        *lines("fixed-durations", found[MAIN], "text, five sizes", five),
+        *lines("fixed-durations", found[FORMS], "text, one size", one),
+    ]
+
+
 REPRODUCTION = Reproduction(
     folder="fixed-durations",
     title="Beyond fixed training durations",
@@ -195,20 +211,5 @@ REPRODUCTION = Reproduction(
         },
         FORMS: {"worth": "forms and lengths of the cooldown against 1-sqrt over 20 %, at equal loss"},
     },
-    headline={
-        MAIN: (
-            "text, five sizes",
-            {
-                "cooldown": ("constant rate, 1-sqrt cooldown", "cosine"),
-                "averaged": ("constant rate, average of weights", "cosine"),
-                "stopped early": ("cosine stopped early", "cosine"),
-                "schedule-free 0.9 0.95": ("Schedule-Free AdamW, betas 0.9, 0.95", "cosine"),
-                "schedule-free 0.95 0.99": ("Schedule-Free AdamW, betas 0.95, 0.99", "cosine"),
-            },
-        ),
-        FORMS: (
-            "text, one size",
-            {"linear": ("linear cooldown", "1-sqrt cooldown"), "5 percent": ("cooldown of 5 %", "cooldown of 20 %")},
-        ),
-    },
+    headline=_headline,
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from isoloss.report import formats
 from reproductions.kept import PAGES, Json
+from reproductions.markdown import table
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
@@ -34,8 +35,6 @@ def lines(folder: str, answer: Json, where: str, named: Mapping[str, tuple[str, 
 
 def write(rows: Sequence[Line], readme: Path = README, pages: Path = PAGES) -> list[Path]:
     """Draw the figure and write the README's block; their paths."""
-    from reproductions.page import table
-
     (pages / FIGURE).write_text(_drawn(rows), encoding="utf-8")
     cells = [
         (

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from isoloss.report import formats
+from reproductions.headline import Line
 from reproductions.kept import PAGES, Json, answers, whole
+from reproductions.markdown import table
 from reproductions.verdicts import FAILS, HOLDS, OPEN, Verdict
 
 ABOUT = """\
@@ -64,8 +66,7 @@ class Part:
 class Reproduction:
     """One page. ``claims`` reads the answers of the parts by study name; ``figures``: captions by study and name.
 
-    ``headline``: what the README shows, by study: on what it was measured, and variants with what they and their
-    references are called there.
+    ``headline``: the lines of the README's table, from the same answers as ``claims``.
     """
 
     folder: str
@@ -75,7 +76,7 @@ class Reproduction:
     parts: tuple[Part, ...]
     claims: Callable[[Mapping[str, Json]], Sequence[Claim]]
     figures: Mapping[str, Mapping[str, str]]
-    headline: Mapping[str, tuple[str, Mapping[str, tuple[str, str]]]]
+    headline: Callable[[Mapping[str, Json]], Sequence[Line]]
 
     @property
     def studies(self) -> tuple[str, ...]:
@@ -247,15 +248,6 @@ def _commands(made: Reproduction) -> str:
         ]
     lines += ["# this page, from what is kept", "make reproductions"]
     return "```text\n" + "\n".join(lines) + "\n```"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; what would end a cell is escaped."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    return "\n".join([line(head), "|" + " --- |" * len(head), *map(line, rows)])
 
 
 def verdicts(claims: Iterable[Claim]) -> str:

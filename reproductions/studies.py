@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from reproductions import extrapolation, fixed_durations, train_longer
+from reproductions import extrapolation, fixed_durations, optimizers, train_longer, transfer
 from reproductions.page import Reproduction
 
 ALL: tuple[Reproduction, ...] = (
     fixed_durations.REPRODUCTION,
     train_longer.REPRODUCTION,
     extrapolation.REPRODUCTION,
+    optimizers.REPRODUCTION,
+    *transfer.REPRODUCTIONS,
 )
 
 

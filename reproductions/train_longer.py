@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from reproductions.headline import Line, lines
 from reproductions.kept import Json
 from reproductions.page import Claim, Part, Reproduction
 from reproductions.verdicts import (
@@ -179,6 +180,14 @@ def _together(row: Json) -> Verdict:
     return HOLDS if row["high"] < FALLS else FAILS if row["low"] > FALLS else OPEN
 
 
+def _headline(found: Mapping[str, Json]) -> list[Line]:
+    named = {
+        "plain · batch 1024": ("SGD with batch 1024", "batch 64"),
+        "lr + ghost · batch 1024": ("scaled rate and Ghost BatchNorm, batch 1024", "SGD with batch 1024"),
+    }
+    return lines("train-longer", found[MAIN], "images, one size", named)
+
+
 REPRODUCTION = Reproduction(
     folder="train-longer",
     title="Train longer, generalize better",
@@ -199,5 +208,5 @@ REPRODUCTION = Reproduction(
         MAIN: {"large-batch": "updates to one loss against the batch; grey: perfect scaling"},
         WALK: {"distances": "distance of the weights from their start against updates, by batch"},
     },
-    headline={},
+    headline=_headline,
 )

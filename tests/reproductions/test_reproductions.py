@@ -33,13 +33,7 @@ def test_the_page_is_what_the_files_say(made: Reproduction, tmp_path: Path) -> N
 
 
 def test_the_readme_shows_what_the_files_say(tmp_path: Path) -> None:
-    rows = []
-    for made in KEPT:
-        found = answers(made.folder, made.studies)
-        for study, (where, named) in made.headline.items():
-            here = headline.lines(made.folder, found[study], where, named)
-            assert len(here) == len(named), study
-            rows += here
+    rows = [line for made in KEPT for line in made.headline(answers(made.folder, made.studies))]
     assert rows
     (tmp_path / "README.md").write_text(f"{headline.BEGIN}{headline.END}")
     figure, readme = headline.write(rows, tmp_path / "README.md", tmp_path)
@@ -129,4 +123,4 @@ def test_a_verdict_rests_on_an_interval(made: Reproduction) -> None:
     answers = {study: json.loads(answer_file(made.folder, study).read_text()) for study in made.studies}
     for claim in made.claims(answers):
         assert claim.says and claim.found
-        assert claim.verdict != HOLDS or "[" in claim.found, claim.says
+        assert claim.verdict != HOLDS or "[" in claim.found or "whole interval" in claim.found, claim.says

@@ -1,0 +1,162 @@
+"""Optimizers against the batch: LAMB and LARS (You et al. 2020), their counter-evidence, and the noise scale.
+
+LAMB: arXiv 1904.00962. Well-tuned baselines: Nado et al. 2021, arXiv 2102.06356. Noise scale: McCandlish et al. 2018,
+arXiv 1812.06162. Muon at large batches: arXiv 2505.02222.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from isoloss.worth.compare import interval
+from reproductions.kept import Json
+from reproductions.page import Claim, Part, Reproduction
+from reproductions.verdicts import FAILS, HOLDS, OPEN, Row, Verdict, above, times
+
+TEXT, IMAGES = "optimizers-at-scale", "optimizers-images"
+MATCH = 1.1
+"""At most so many times the updates of the other: a match."""
+WHERE = ((TEXT, "text"), (IMAGES, "images"))
+
+
+def claims(found: Mapping[str, Json]) -> Sequence[Claim]:
+    """What the papers say of each, on text and on images."""
+    return [claim for study, where in WHERE for claim in _of(found[study]["large_batch"]["sizes"][-1], where)]
+
+
+def _of(size: Json, where: str) -> list[Claim]:
+    critical = {entry["arm"]: entry for entry in size["critical"]}
+    to = f"to loss {size['target']:.4g}" if size["target"] is not None else "no common target"
+    return [
+        *(
+            Claim(
+                f"Well tuned, {words} at large batches ({where}; Nado et al. 2021)",
+                f"updates of {plain} over those of {layerwise}, {to}: {_by_batch(size, plain, layerwise)}",
+                _matches(_updates(size, plain, layerwise, largest=True)),
+            )
+            for plain, layerwise, words in (
+                ("adamw", "lamb", "Adam matches LAMB"),
+                ("sgd", "lars", "Nesterov momentum matches LARS"),
+            )
+        ),
+        Claim(
+            f"LAMB scales to batches where AdamW has stopped to ({where}; LAMB: AdamW stops at 16K on BERT)",
+            f"critical batch of LAMB {_critical(critical.get('lamb'))}, of AdamW {_critical(critical.get('adamw'))}",
+            _larger(critical.get("lamb"), critical.get("adamw")),
+        ),
+        Claim(
+            f"Muon is especially strong at large batches ({where}; arXiv 2505.02222)",
+            f"updates of AdamW over those of Muon, {to}: {_by_batch(size, 'adamw', 'muon')}",
+            above(_updates(size, "adamw", "muon", largest=True)),
+        ),
+        *(
+            Claim(
+                f"The gradient noise scale predicts the critical batch of {arm} ({where}; McCandlish et al. 2018)",
+                f"fitted from runs {_critical(critical.get(arm))}, "
+                f"predicted {_number((critical.get(arm) or {}).get('predicted'))}",
+                _predicts(critical.get(arm)),
+            )
+            for arm in ("sgd", "adamw")
+        ),
+    ]
+
+
+def _cells(size: Json, arm: str) -> dict[float, Json]:
+    return {cell["batch"]: cell for cell in size["cells"] if cell["arm"] == arm}
+
+
+def _at(size: Json, first: str, second: str, batch: float) -> Row:
+    """Updates of the first over those of the second, seeds paired."""
+    a, b = (_cells(size, arm)[batch]["by_seed"] for arm in (first, second))
+    values = [math.log(a[seed] / b[seed]) for seed in sorted(a.keys() & b.keys())]
+    if not values:
+        return None
+    ratio, low, high = (None if end is None else math.exp(end) for end in interval(values))
+    return {"ratio": ratio, "low": low, "high": high}
+
+
+def _shared(size: Json, first: str, second: str) -> list[float]:
+    return sorted(_cells(size, first).keys() & _cells(size, second).keys())
+
+
+def _updates(size: Json, first: str, second: str, *, largest: bool) -> Row:
+    """At the largest batch at which both reach the target."""
+    batches = _shared(size, first, second)
+    return _at(size, first, second, batches[-1 if largest else 0]) if batches else None
+
+
+def _by_batch(size: Json, first: str, second: str) -> str:
+    batches = _shared(size, first, second)
+    return "; ".join(f"batch {b:g} {times(_at(size, first, second, b))}" for b in batches) or "no batch in common"
+
+
+def _matches(row: Row) -> Verdict:
+    if row is None or row["low"] is None:
+        return OPEN
+    return HOLDS if row["high"] < MATCH else FAILS if row["low"] > 1 else OPEN
+
+
+def _critical(entry: Row) -> str:
+    return "not fitted" if entry is None else _number(entry["B_crit"])
+
+
+def _number(value: Row) -> str:
+    if value is None or (value["ratio"] is None and value["low"] is None and value["high"] is None):
+        return "not bounded"
+    ends = ("?" if end is None else f"{end:.3g}" for end in (value["low"], value["high"]))
+    middle = "" if value["ratio"] is None else f"{value['ratio']:.3g} "
+    return f"{middle}[{', '.join(ends)}]"
+
+
+def _ends(value: Row) -> tuple[float, float] | None:
+    """Interval of a critical batch; a side that the runs do not bound is open."""
+    if value is None or (value["low"] is None and value["high"] is None):
+        return None
+    return value["low"] or 0.0, math.inf if value["high"] is None else value["high"]
+
+
+def _larger(first: Row, second: Row) -> Verdict:
+    a, b = (_ends(entry and entry["B_crit"]) for entry in (first, second))
+    if a is None or b is None:
+        return OPEN
+    return HOLDS if a[0] > b[1] else FAILS if a[1] < b[0] else OPEN
+
+
+def _predicts(entry: Row) -> Verdict:
+    """Both intervals overlap, and either bounds its value within a factor of ten."""
+    fitted, predicted = (_ends(entry and entry.get(name)) for name in ("B_crit", "predicted"))
+    if fitted is None or predicted is None:
+        return OPEN
+    if fitted[0] > predicted[1] or fitted[1] < predicted[0]:
+        return FAILS
+    narrow = all(low > 0 and high / low < 10 for low, high in (fitted, predicted))
+    return HOLDS if narrow else OPEN
+
+
+REPRODUCTION = Reproduction(
+    folder="optimizers-at-scale",
+    title="Optimizers at scale",
+    paper=(
+        "You et al. 2020, arXiv 1904.00962; Nado et al. 2021, arXiv 2102.06356; McCandlish et al. 2018, "
+        "arXiv 1812.06162"
+    ),
+    question=(
+        "Which optimizer needs the fewest updates as the batch grows, where does each leave perfect scaling, and does "
+        "the gradient noise scale say where? All are tuned equally, at each batch."
+    ),
+    parts=(
+        Part(TEXT, "a small GPT on Python code, five batches", columns=("micro_squared", "gradient_norm")),
+        Part(
+            IMAGES,
+            "a small convolutional net on a tenth of Fashion-MNIST, five batches",
+            columns=("micro_squared", "gradient_norm"),
+        ),
+    ),
+    claims=claims,
+    figures={
+        TEXT: {"large-batch": "updates to one loss against the batch; grey: perfect scaling"},
+        IMAGES: {"large-batch": "updates to one loss against the batch; grey: perfect scaling"},
+    },
+    headline=lambda found: [],
+)

@@ -1,0 +1,243 @@
+"""Scaling laws for transfer (Hernandez, Kaplan, Henighan and McCandlish 2021, arXiv 2102.01293): text and images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from isoloss.report import formats
+from reproductions.headline import Line
+from reproductions.kept import Json
+from reproductions.page import Claim, Part, Reproduction
+from reproductions.verdicts import FAILS, HOLDS, OPEN, Row, Verdict, contains, lower, number, paired, runs, said
+
+TEXT, IMAGES = "transfer-text", "transfer-images"
+NEAR = {TEXT: "docs", IMAGES: "half"}
+FAR = {TEXT: "books", IMAGES: "digits"}
+SAME = 0.2
+"""Exponents that differ by less, with the whole interval, agree."""
+PAPER = "Hernandez et al. 2021, arXiv 2102.01293"
+
+
+def claims(study: str) -> Callable[[Mapping[str, Json]], Sequence[Claim]]:
+    """Those of one study; the paper's figures are of text and Python."""
+
+    def of(found: Mapping[str, Json]) -> Sequence[Claim]:
+        answer = found[study]
+        asked = "" if study == TEXT else "Asked here, of images: "
+        near, far = NEAR[study], FAR[study]
+        closer = paired(runs(answer, near), runs(answer, far))
+        return [
+            *_laws(answer["transfer"], asked, near, far),
+            Claim(
+                f"{asked}The closer source leaves a lower loss (text and code: ten times the zero-shot transfer)",
+                f"{near} minus {far}, all sizes and data: {said(closer)}",
+                lower(closer),
+            ),
+            *_cells(answer["transfer"], asked),
+            *_compute(answer["transfer"], asked),
+        ]
+
+    return of
+
+
+def _laws(found: Json, asked: str, near: str, far: str) -> list[Claim]:
+    laws = {law["source"]: law for law in found["laws"]}
+    exponents = {(source, name): _exponent(laws[source], name) for source in (near, far) for name in ("alpha", "beta")}
+    between = found["between_sources"][0]
+    alpha, beta = (_difference(between, name) for name in ("alpha", "beta"))
+
+    def words(name: str) -> str:
+        return "; ".join(f"{source} {_said(laws[source], exponents[source, name])}" for source in (near, far))
+
+    return [
+        Claim(
+            f"{asked}Effective data transferred grows with target data as D_F^alpha, alpha well below 1 (0.18 from "
+            "text, 0.096 from text and code)",
+            f"alpha: {words('alpha')}",
+            _below_one(exponents[near, "alpha"], exponents[far, "alpha"]),
+        ),
+        Claim(
+            f"{asked}It grows with the model as N^beta, beta = 0.38 for either source",
+            f"beta: {words('beta')}",
+            _all([contains(exponents[source, "beta"], 0.38) for source in (near, far)]),
+        ),
+        Claim(
+            f"{asked}beta is the same for both sources (0.38, 0.38)",
+            f"beta of {between['second']} minus {between['first']}: {_signed(beta)}",
+            _agree(beta),
+        ),
+        Claim(
+            f"{asked}alpha differs between sources (0.18, 0.096)",
+            f"alpha of {between['second']} minus {between['first']}: {_signed(alpha)}",
+            OPEN if alpha is None or alpha["low"] is None or alpha["low"] <= 0 <= alpha["high"] else HOLDS,
+        ),
+    ]
+
+
+def _cells(found: Json, asked: str) -> list[Claim]:
+    cells = [cell for cell in found["cells"] if cell["over_scratch"]]
+    ossified = [cell for cell in cells if cell["ossified"]]
+    small = min(cell["N"] for cell in cells)
+    largest = max(cell["D_F"] for cell in cells)
+    corner = [cell for cell in cells if (cell["N"], cell["D_F"]) == (small, largest)]
+    helped = [cell["over_scratch"]["high"] is not None and cell["over_scratch"]["high"] < 1 for cell in corner]
+    return [
+        Claim(
+            f"{asked}Small pre-trained models with much target data end worse than from scratch (ossification; 1M "
+            "parameters above 1e8 characters)",
+            f"{len(ossified)} of {len(cells)} cells are worse than from scratch (5 % over all cells); the smallest "
+            "model with the most data, fine-tuned loss over loss from scratch: "
+            + "; ".join(f"{cell['source']} {_over(cell['over_scratch'])}" for cell in corner),
+            HOLDS if ossified else FAILS if all(helped) else OPEN,
+        ),
+    ]
+
+
+def _compute(found: Json, asked: str) -> list[Claim]:
+    counted = {}
+    for name in ("free", "charged"):
+        ratios = [r for entry in found["compute"] if entry["equal_loss"] and (r := entry["equal_loss"][name])]
+        cheaper = sum(_least(r) is not None and (_least(r) or 0) > 1 for r in ratios)
+        dearer = sum(_most(r) is not None and (_most(r) or 2) < 1 for r in ratios)
+        counted[name] = (cheaper, dearer, len(ratios))
+
+    def words(name: str) -> str:
+        cheaper, dearer, of = counted[name]
+        return (
+            f"of {of} cells, {cheaper} are cheaper than scratch to the same loss by their whole interval, {dearer} are "
+            "dearer"
+        )
+
+    return [
+        Claim(
+            f"{asked}Without its pre-training, fine-tuning takes less compute to the same loss, most of the time",
+            words("free"),
+            _most_of(*counted["free"]),
+        ),
+        Claim(
+            "Asked here: it still does when the pre-training is charged to a single use",
+            words("charged"),
+            _most_of(*counted["charged"]),
+        ),
+    ]
+
+
+def _least(ratio: Json) -> float | None:
+    """What a ratio surely is above; that of a cell beyond the curve from scratch is its bound."""
+    bound = ratio["bound"] if ratio["side"] == "more" else None
+    return ratio["low"] if ratio["low"] is not None else bound
+
+
+def _most(ratio: Json) -> float | None:
+    bound = ratio["bound"] if ratio["side"] == "less" else None
+    return ratio["high"] if ratio["high"] is not None else bound
+
+
+def _most_of(cheaper: int, dearer: int, of: int) -> Verdict:
+    return HOLDS if cheaper > of / 2 else FAILS if dearer > of / 2 else OPEN
+
+
+def _exponent(law: Json, name: str) -> Row:
+    return None if law["reason"] else {**law[name], "value": law[name]["value"]}
+
+
+def _said(law: Json, row: Row) -> str:
+    return f"({law['reason']})" if row is None else number(row)
+
+
+def _difference(between: Json, name: str) -> Row:
+    if between["reason"]:
+        return None
+    return {**between[name], "value": between[name]["difference"]}
+
+
+def _signed(row: Row) -> str:
+    if row is None:
+        return "not measured"
+    band = "" if row["low"] is None else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
+    return f"{row['value']:+.2f}{band}"
+
+
+def _over(ratio: Json) -> str:
+    return f"{ratio['ratio']:.3f} {formats.interval(ratio['low'], ratio['high'])}".strip()
+
+
+def _below_one(*rows: Row) -> Verdict:
+    found = []
+    for row in rows:
+        known = row is not None and row["low"] is not None
+        assert row is not None or not known
+        found.append(OPEN if not known else HOLDS if row["high"] < 1 else FAILS if row["low"] > 1 else OPEN)  # type: ignore[index]
+    return _all(found)
+
+
+def _all(verdicts: Sequence[Verdict]) -> Verdict:
+    return HOLDS if set(verdicts) == {HOLDS} else FAILS if FAILS in verdicts else OPEN
+
+
+def _agree(row: Row) -> Verdict:
+    if row is None or row["low"] is None:
+        return OPEN
+    if not row["low"] <= 0 <= row["high"]:
+        return FAILS
+    return HOLDS if row["low"] > -SAME and row["high"] < SAME else OPEN
+
+
+def headline(study: str, where: str, names: Mapping[str, str]) -> Callable[[Mapping[str, Json]], list[Line]]:
+    """The multiplier at the largest size, on the least and on the most target data where it is known."""
+
+    def of(found: Mapping[str, Json]) -> list[Line]:
+        transfer = found[study]["transfer"]
+        largest = max(cell["N"] for cell in transfer["cells"])
+        lines = []
+        for source, name in names.items():
+            cells = [
+                cell
+                for cell in transfer["cells"]
+                if (cell["source"], cell["N"]) == (source, largest) and cell["D_F"] > 0 and cell["multiplier"]["value"]
+            ]
+            for cell in cells:
+                value = cell["multiplier"]
+                amount = f"{formats.short(cell['D_F'])} {transfer['unit']}"
+                lines.append(
+                    Line(f"{name}, with {amount}", "scratch", where, study, {**value, "ratio": value["value"]})
+                )
+        return lines
+
+    return of
+
+
+def _reproduction(
+    study: str, title: str, question: str, about: str, where: str, names: Mapping[str, str]
+) -> Reproduction:
+    return Reproduction(
+        folder=study,
+        title=title,
+        paper=PAPER,
+        question=question,
+        parts=(Part(study, about),),
+        claims=claims(study),
+        figures={study: {"transfer": "effective data against target data, by size and source"}},
+        headline=headline(study, where, names),
+    )
+
+
+REPRODUCTIONS = (
+    _reproduction(
+        TEXT,
+        "Transfer, text",
+        "What is English worth for Python code, in bytes of code? Two sources: the standard library's documentation, "
+        "and books.",
+        "pre-training on documentation and on books, then code",
+        "text, largest size",
+        {"docs": "pre-training on documentation", "books": "pre-training on books"},
+    ),
+    _reproduction(
+        IMAGES,
+        "Transfer, images",
+        "What are half the classes of Fashion-MNIST worth for the other half, in images? And digits, a farther source?",
+        "pre-training on half the classes and on digits, then the other half",
+        "images, largest size",
+        {"half": "pre-training on the other classes", "digits": "pre-training on digits"},
+    ),
+)
