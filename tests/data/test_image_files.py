@@ -260,7 +260,7 @@ def test_pictures_are_scaled_and_made_of_one_kind(tmp_path):
 def test_paths_that_lead_nowhere(tmp_path, source):
     with pytest.raises(StudyError, match="needs a path"):
         open_source({"source": source})
-    with pytest.raises(StudyError, match="no file or folder"):
+    with pytest.raises(StudyError, match=r"no file or folder .*absent; .* is looked for in ISOLOSS_DATA"):
         open_source({"source": source, "path": str(tmp_path / "absent")})
     (tmp_path / "empty").mkdir()
     with pytest.raises(StudyError, match="empty corpus"):

@@ -66,7 +66,11 @@ def missing(option: str, place: Path) -> StudyError:
         siblings = os.listdir(place.parent)
     except (OSError, ValueError):
         siblings = []
-    return StudyError(f"data.{option}: there is no file or folder {place}{nearest(place.name, siblings)}")
+    hint = nearest(place.name, siblings) or (
+        f"; what a study does not find beside itself is looked for in ISOLOSS_DATA "
+        f"({os.environ.get('ISOLOSS_DATA') or 'not set'})"
+    )
+    return StudyError(f"data.{option}: there is no file or folder {place}{hint}")
 
 
 def _expand(option: str, place: Path) -> list[tuple[str, Path]]:

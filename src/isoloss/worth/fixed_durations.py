@@ -73,7 +73,7 @@ def fixed_durations(results: Results) -> list[dict[str, Any]]:
     """Questions with their answers as JSON types; none for a study without a cooldown beside other arms.
 
     Each has ``id``, ``question``, ``answer`` (a sentence), ``resolved`` (whether any of its intervals excludes no
-    difference) and ``rows``: ``arm``, ``against``, ``what`` (``difference``: nats; ``ratio``; ``exponent``: a difference
+    difference) and ``rows``: ``arm``, ``against``, ``what`` (``difference``: nats; ``ratio``; ``exponent``: difference
     of exponents), ``place``, ``value``, ``low``, ``high``, ``resolved``, ``seeds``.
     """
     arms = arms_of(results)
