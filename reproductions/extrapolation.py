@@ -28,6 +28,7 @@ from reproductions.verdicts import (
 
 IMAGES, TEXT = "extrapolation", "extrapolation-text"
 BATCHES = {IMAGES: ("128 samples", "512 samples", "2048 samples"), TEXT: ("32 sequences", "256 sequences")}
+TUNED = {IMAGES: "Nesterov SGD", TEXT: "AdamW"}
 PLAIN = {IMAGES: "sgd", TEXT: "adamw"}
 STEPS = ("local half as far", "local twice as far")
 LOCAL, EARLY = "local extragradient", "local early only"
@@ -35,16 +36,16 @@ LOCAL, EARLY = "local extragradient", "local early only"
 
 def claims(found: Mapping[str, Json]) -> Sequence[Claim]:
     """What the paper says, then its neighbours."""
-    both = ((IMAGES, "images"), (TEXT, "text"))
+    both = [(study, where) for study, where in ((IMAGES, "images"), (TEXT, "text")) if study in found]
     then = ("local then post-local", "post-local sgd")
     return [
         *(
             Claim(
-                f"Local extragradient improves on tuned {plain} at a large batch, at equal samples ({where})",
+                f"Local extragradient improves on tuned {TUNED[study]} at a large batch, at equal samples ({where})",
                 _by_batch(found[study], study, LOCAL, PLAIN[study]),
                 lower(_at(found[study], LOCAL, PLAIN[study], BATCHES[study][-1])),
             )
-            for study, where, plain in ((IMAGES, "images", "Nesterov SGD"), (TEXT, "text", "AdamW"))
+            for study, where in both
         ),
         *(
             Claim(
@@ -128,7 +129,7 @@ def _headline(found: Mapping[str, Json]) -> list[Line]:
     text = {f"{LOCAL} · batch 256": ("local extragradient, batch 256", "AdamW")}
     return [
         *lines("extrapolation", found[IMAGES], "images, one size", images),
-        *lines("extrapolation", found[TEXT], "text, one size", text),
+        *(lines("extrapolation", found[TEXT], "text, one size", text) if TEXT in found else []),
     ]
 
 

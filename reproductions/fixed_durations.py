@@ -96,7 +96,7 @@ def claims(found: Mapping[str, Json]) -> Sequence[Claim]:
             "Runs that share trunks give the law of separate runs at about half the FLOPs (from the authors' notebook: "
             "0.554)",
             "exponents from cooldowns minus from cosines: "
-            + "; ".join(f"{row['place']} {said(row, '')}".rstrip() for row in law if row["what"] == "exponent")
+            + "; ".join(f"{row['place']} {said(row, '', 3)}" for row in law if row["what"] == "exponent")
             + "; predicted losses: "
             + "; ".join(f"{said(row)} at {row['place']}" for row in law if row["what"] == "difference")
             + f"; {_share(main)}",

@@ -96,8 +96,9 @@ def concluded(folder: str, study: str) -> Json:
 
 
 def answers(folder: str, studies: tuple[str, ...]) -> dict[str, Json]:
-    """Kept conclusions by study."""
-    return {study: json.loads(answer_file(folder, study).read_text(encoding="utf-8")) for study in studies}
+    """Kept conclusions by study, of those that were run."""
+    there = [study for study in studies if answer_file(folder, study).exists()]
+    return {study: json.loads(answer_file(folder, study).read_text(encoding="utf-8")) for study in there}
 
 
 def whole(answer: Mapping[str, Any]) -> Json:

@@ -22,7 +22,12 @@ WHERE = ((TEXT, "text"), (IMAGES, "images"))
 
 def claims(found: Mapping[str, Json]) -> Sequence[Claim]:
     """What the papers say of each, on text and on images."""
-    return [claim for study, where in WHERE for claim in _of(found[study]["large_batch"]["sizes"][-1], where)]
+    return [
+        claim
+        for study, where in WHERE
+        if study in found
+        for claim in _of(found[study]["large_batch"]["sizes"][-1], where)
+    ]
 
 
 def _of(size: Json, where: str) -> list[Claim]:

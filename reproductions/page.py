@@ -64,7 +64,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """One page. ``claims`` reads the answers of the parts by study name; ``figures``: captions by study and name.
+    """One page, once its first part was run. ``claims`` reads the answers of the parts that were, by study name.
+
+    ``figures``: captions by study and name.
 
     ``headline``: the lines of the README's table, from the same answers as ``claims``.
     """
@@ -100,7 +102,7 @@ def write(made: Reproduction, target: Path | None = None) -> list[Path]:
 def _figures(made: Reproduction, found: Mapping[str, Json], folder: Path) -> Iterable[tuple[Path, str]]:
     from isoloss.report import figures
 
-    for study, captions in made.figures.items():
+    for study, captions in ((study, each) for study, each in made.figures.items() if study in found):
         offered = figures.offered(whole(found[study]))
         for name, caption in captions.items():
             size, draw = offered[name]
@@ -124,13 +126,16 @@ def text(made: Reproduction, found: Mapping[str, Json], pictures: Sequence[tuple
         "## What was run",
         table(
             ("study", "arms", "sizes N", "lengths", "seeds", "runs", "training, with tuning"),
-            [_run_row(part, found[part.study]) for part in made.parts],
+            [_run_row(part, found[part.study]) for part in made.parts if part.study in found],
         ),
     ]
+    missing = [f"`studies/{part.study}.yaml` ({part.about})" for part in made.parts if part.study not in found]
+    if missing:
+        parts.append(f"Not run yet: {'; '.join(missing)}.")
     for path, caption in pictures:
         parts.append(f"![{caption.replace('`', '')}]({path})\n\n*{caption}*")
     for part in made.parts:
-        parts += _section(part, found[part.study])
+        parts += _section(part, found[part.study]) if part.study in found else []
     parts += ["## The commands", _commands(made)]
     return "\n\n".join(parts) + "\n"
 

@@ -40,54 +40,66 @@ ALL = "lr + ghost + regime"
 
 def claims(found: Mapping[str, Json]) -> Sequence[Claim]:
     """One a finding of the paper, then what it leaves open."""
-    main, tuned, walk = found[MAIN], found[TUNED], found[WALK]
+    return [
+        *_main(found[MAIN]),
+        *(_tuned(found[TUNED]) if TUNED in found else []),
+        *(_again(found[study], *words) for study, *words in _ELSEWHERE if study in found),
+        *(_walk(found[WALK]) if WALK in found else []),
+    ]
+
+
+def _main(main: Json) -> list[Claim]:
     loses, scaled = _errors(main, "plain", LARGE, "plain", SMALL), _errors(main, "lr", LARGE, "plain", LARGE)
     ghosts, closed = _errors(main, "lr + ghost", LARGE, "lr", LARGE), _errors(main, ALL, LARGE, "plain", SMALL)
     alone = {arm: _errors(main, arm, LARGE, "plain", LARGE) for arm in ("ghost", "regime")}
-    equal = _errors(tuned, "regime", LARGE, "plain", SMALL)
-    still = _errors(tuned, "plain", LARGE, "plain", SMALL)
-    adds = {a: _errors(tuned, a, LARGE, b, LARGE) for a, b in (("ghost", "plain"), ("ghost + regime", "regime"))}
     return [
         Claim(
             "A large batch generalises worse after the same epochs (C1 on CIFAR-10: 87.80 % to 83.95 %)",
-            f"batch {LARGE} minus batch {SMALL}, same epochs: {said(loses, POINTS)}",
+            f"batch {LARGE} minus batch {SMALL}, same epochs: {said(loses, POINTS, 2)}",
             higher(loses),
         ),
         Claim(
             "A learning rate scaled by the root of the batch gives a part of it back (86.15 %)",
-            f"scaled minus unscaled at batch {LARGE}: {said(scaled, POINTS)}",
+            f"scaled minus unscaled at batch {LARGE}: {said(scaled, POINTS, 2)}",
             lower(scaled),
         ),
         Claim(
             "Ghost BatchNorm on top of it gives more (86.4 %)",
-            f"with minus without, both with the scaled rate: {said(ghosts, POINTS)}",
+            f"with minus without, both with the scaled rate: {said(ghosts, POINTS, 2)}",
             lower(ghosts),
         ),
         Claim(
             "As many updates as the small batch closes the gap (88.20 % against its 87.80 %)",
-            f"all three ingredients at batch {LARGE} minus batch {SMALL}: {said(closed, POINTS)}",
+            f"all three ingredients at batch {LARGE} minus batch {SMALL}: {said(closed, POINTS, 2)}",
             no_worse(closed, CLOSE),
         ),
         *(
             Claim(
                 f"Asked here: {words} alone, with the small batch's learning rate, lowers the error of the large batch",
-                f"with minus without at batch {LARGE}: {said(alone[arm], POINTS)}",
+                f"with minus without at batch {LARGE}: {said(alone[arm], POINTS, 2)}",
                 lower(alone[arm]),
             )
             for arm, words in (("ghost", "Ghost BatchNorm"), ("regime", "the adapted regime"))
         ),
+    ]
+
+
+def _tuned(tuned: Json) -> list[Claim]:
+    equal = _errors(tuned, "regime", LARGE, "plain", SMALL)
+    still = _errors(tuned, "plain", LARGE, "plain", SMALL)
+    adds = {a: _errors(tuned, a, LARGE, b, LARGE) for a, b in (("ghost", "plain"), ("ghost + regime", "regime"))}
+    return [
         Claim(
             "Asked here: once each batch has a learning rate of its own, equal updates close the gap",
-            f"gap at equal epochs {said(still, POINTS)}; at equal updates {said(equal, POINTS)}",
+            f"gap at equal epochs {said(still, POINTS, 2)}; at equal updates {said(equal, POINTS, 2)}",
             no_worse(equal, CLOSE),
         ),
         Claim(
             "Asked here: Ghost BatchNorm adds something once the learning rate is tuned",
-            f"at equal epochs {said(adds['ghost'], POINTS)}; at equal updates {said(adds['ghost + regime'], POINTS)}",
+            f"at equal epochs {said(adds['ghost'], POINTS, 2)}; "
+            f"at equal updates {said(adds['ghost + regime'], POINTS, 2)}",
             both(*(lower(row) for row in adds.values())),
         ),
-        *(_again(found[study], *words) for study, *words in _ELSEWHERE),
-        *_walk(walk),
     ]
 
 
@@ -102,8 +114,8 @@ def _again(answer: Json, where: str, duration: str) -> Claim:
     closed = _errors(answer, ALL, LARGE, "plain", SMALL, duration)
     return Claim(
         f"The same on {where}: the large batch loses, all three ingredients close the gap",
-        f"batch {LARGE} minus batch {SMALL}: {said(loses, POINTS)}; all three minus batch {SMALL}: "
-        f"{said(closed, POINTS)}",
+        f"batch {LARGE} minus batch {SMALL}: {said(loses, POINTS, 2)}; all three minus batch {SMALL}: "
+        f"{said(closed, POINTS, 2)}",
         both(higher(loses), no_worse(closed, CLOSE)),
     )
 

@@ -63,12 +63,12 @@ def _laws(found: Json, asked: str, near: str, far: str) -> list[Claim]:
         ),
         Claim(
             f"{asked}beta is the same for both sources (0.38, 0.38)",
-            f"beta of {between['second']} minus {between['first']}: {_signed(beta)}",
+            f"beta of {between['second']} minus {between['first']}: {said(beta, '', 2)}",
             _agree(beta),
         ),
         Claim(
             f"{asked}alpha differs between sources (0.18, 0.096)",
-            f"alpha of {between['second']} minus {between['first']}: {_signed(alpha)}",
+            f"alpha of {between['second']} minus {between['first']}: {said(alpha, '', 2)}",
             OPEN if alpha is None or alpha["low"] is None or alpha["low"] <= 0 <= alpha["high"] else HOLDS,
         ),
     ]
@@ -149,13 +149,6 @@ def _difference(between: Json, name: str) -> Row:
     if between["reason"]:
         return None
     return {**between[name], "value": between[name]["difference"]}
-
-
-def _signed(row: Row) -> str:
-    if row is None:
-        return "not measured"
-    band = "" if row["low"] is None else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
-    return f"{row['value']:+.2f}{band}"
 
 
 def _over(ratio: Json) -> str:

@@ -20,12 +20,12 @@ Row = Mapping[str, Any] | None
 """A value with its interval, ``low`` and ``high`` (None below three seeds); None where nothing was measured."""
 
 
-def said(row: Row, unit: str = "nats") -> str:
+def said(row: Row, unit: str = "nats", digits: int = 4) -> str:
     """A difference with its interval."""
     if row is None:
         return "not measured"
-    band = "" if row["low"] is None else f" [{row['low']:+.4f}, {row['high']:+.4f}]"
-    return f"{row['value']:+.4f}{band} {unit}"
+    band = "" if row["low"] is None else f" [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
+    return f"{row['value']:+.{digits}f}{band} {unit}".rstrip()
 
 
 def lower(row: Row) -> Verdict:
