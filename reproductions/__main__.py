@@ -7,6 +7,7 @@ from pathlib import Path
 
 from isoloss.recipe.errors import StudyError
 from reproductions import __doc__ as usage
+from reproductions import laws_on_public_data
 from reproductions.headline import Line
 from reproductions.headline import write as headline
 from reproductions.kept import answers, keep, parquet, write_answer
@@ -48,6 +49,8 @@ def main() -> None:
         link = f"[{made.title}]({made.folder}/index.md)"
         measured += made.headline(found)
         rows.append((link, made.paper, verdicts(made.claims(found)), f"{hours:.1f} core-hours"))
+    print(laws_on_public_data.write()[0])
+    rows.append(laws_on_public_data.listed())
     for path in (write_index(rows), *headline(measured)):
         print(path)
 

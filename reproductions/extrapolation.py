@@ -60,7 +60,8 @@ def claims(found: Mapping[str, Json]) -> Sequence[Claim]:
         *(
             Claim(
                 f"The main benefit comes in the initial phase ({where})",
-                f"early only minus always: {_by_batch(found[study], study, EARLY, LOCAL)}",
+                f"early only minus always: {_by_batch(found[study], study, EARLY, LOCAL)}; early only minus never: "
+                f"{_by_batch(found[study], study, EARLY, PLAIN[study])}{_momentum(found, study)}",
                 no_worse(_at(found[study], EARLY, LOCAL, BATCHES[study][-1])),
             )
             for study, where in both
@@ -105,6 +106,14 @@ def _by_batch(answer: Json, study: str, arm: str, against: str) -> str:
 
 def _worth(answer: Json, arm: str, batch: str) -> Row:
     return overall(answer, f"{arm} · batch {_short(batch)}", "compute")
+
+
+def _momentum(found: Mapping[str, Json], study: str) -> str:
+    """Without Nesterov's look-ahead, which ends with the extrapolation where SGD goes on."""
+    if study != IMAGES:
+        return ""
+    changed = _by_batch(found[study], study, "plain momentum", PLAIN[study])
+    return f"; the look-ahead ends with it, and SGD without it minus SGD with it: {changed}"
 
 
 def _worths(answer: Json, study: str, arm: str) -> str:

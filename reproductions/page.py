@@ -25,9 +25,8 @@ Kept of each study: all its measurements in one file, a read-only store (`isolos
 only what it lacks: more seeds extend it), and what isoloss concludes from them. Training any one cell again
 gives the kept bits on a machine with the same numerics; a test does so."""
 COMMANDS = """\
-What was done with published *tables*, without training: the Chinchilla points and the 92 learning curves of
-Alabdulmohsin et al. ([laws](../laws/index.md)), and few-shot accuracies of pre-trained networks
-([transfer](../worth-transfer.md#worth-in-shots-without-training)).
+Beside these: few-shot accuracies of pre-trained networks, published, as
+[worth in shots](../worth-transfer.md#worth-in-shots-without-training).
 
 Small twins of the studies (`studies/small/`, about two minutes each) are trained in the tests. To run one
 yourself:
