@@ -8,7 +8,20 @@ from isoloss.report import formats
 from reproductions.headline import Line
 from reproductions.kept import Json
 from reproductions.page import Claim, Part, Reproduction
-from reproductions.verdicts import FAILS, HOLDS, OPEN, Row, Verdict, contains, lower, number, paired, runs, said
+from reproductions.verdicts import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    Row,
+    Verdict,
+    by_error,
+    contains,
+    lower,
+    number,
+    paired,
+    runs,
+    said,
+)
 
 TEXT, IMAGES = "transfer-text", "transfer-images"
 NEAR = {TEXT: "docs", IMAGES: "half"}
@@ -33,6 +46,7 @@ def claims(study: str) -> Callable[[Mapping[str, Json]], Sequence[Claim]]:
                 f"{near} minus {far}, all sizes and data: {said(closer)}",
                 lower(closer),
             ),
+            *(_accuracy(answer) if study == IMAGES else []),
             *_cells(answer["transfer"], asked),
             *_compute(answer["transfer"], asked),
         ]
@@ -71,6 +85,23 @@ def _laws(found: Json, asked: str, near: str, far: str) -> list[Claim]:
             f"alpha of {between['second']} minus {between['first']}: {said(alpha, '', 2)}",
             OPEN if alpha is None or alpha["low"] is None or alpha["low"] <= 0 <= alpha["high"] else HOLDS,
         ),
+    ]
+
+
+def _accuracy(answer: Json) -> list[Claim]:
+    sizes = list(dict.fromkeys(str(run["cell"]["data.size"]) for run in answer["runs"]))
+
+    def row(source: str, size: str) -> Row:
+        return paired(runs(answer, source, size=size), runs(answer, "scratch", size=size), by_error)
+
+    return [
+        Claim(
+            f"Asked here: pre-training on {words} lowers the error too, at each size of data",
+            "fine-tuned minus scratch, all models, points of error: "
+            + "; ".join(f"{size} {said(row(source, size), '', 2)}" for size in sizes),
+            _all([lower(row(source, size)) for size in sizes]),
+        )
+        for source, words in ((NEAR[IMAGES], "the other classes"), (FAR[IMAGES], "digits"))
     ]
 
 
@@ -138,7 +169,7 @@ def _most_of(cheaper: int, dearer: int, of: int) -> Verdict:
 
 
 def _exponent(law: Json, name: str) -> Row:
-    return None if law["reason"] else {**law[name], "value": law[name]["value"]}
+    return None if law["reason"] else {**law[name], "value": law[name]["estimate"]}
 
 
 def _said(law: Json, row: Row) -> str:
@@ -177,25 +208,30 @@ def _agree(row: Row) -> Verdict:
 
 
 def headline(study: str, where: str, names: Mapping[str, str]) -> Callable[[Mapping[str, Json]], list[Line]]:
-    """The multiplier at the largest size, on the least and on the most target data where it is known."""
+    """The multipliers at the largest size, on the least target data where all have an interval."""
 
     def of(found: Mapping[str, Json]) -> list[Line]:
         transfer = found[study]["transfer"]
         largest = max(cell["N"] for cell in transfer["cells"])
-        lines = []
-        for source, name in names.items():
-            cells = [
-                cell
-                for cell in transfer["cells"]
-                if (cell["source"], cell["N"]) == (source, largest) and cell["D_F"] > 0 and cell["multiplier"]["value"]
-            ]
-            for cell in cells:
-                value = cell["multiplier"]
-                amount = f"{formats.short(cell['D_F'])} {transfer['unit']}"
-                lines.append(
-                    Line(f"{name}, with {amount}", "scratch", where, study, {**value, "ratio": value["value"]})
-                )
-        return lines
+        known: dict[float, dict[str, Json]] = {}
+        for cell in transfer["cells"]:
+            worth = cell["multiplier"]
+            if cell["N"] == largest and worth and None not in (worth["value"], worth["low"], worth["high"]):
+                known.setdefault(cell["D_F"], {})[cell["source"]] = worth
+        least = min((D for D, of in known.items() if names.keys() <= of.keys()), default=None)
+        if least is None:
+            return []
+        amount = f"{formats.short(least)} {transfer['unit']}"
+        return [
+            Line(
+                f"{name}, {amount}",
+                "scratch",
+                where,
+                study,
+                {**known[least][source], "ratio": known[least][source]["value"]},
+            )
+            for source, name in names.items()
+        ]
 
     return of
 

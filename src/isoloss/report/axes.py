@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
 INK, MUTED, RULE = "#1c2024", "#5d656d", "#d9dcdf"
+CROWDED = 7
+"""Range of an axis above which only 1, 2 and 5 of each decade are named."""
 
 
 def log_ticks(axis: Axis, name: Callable[[float], str], subs: tuple[float, ...] = (1, 1.5, 2, 3, 5, 7)) -> None:
@@ -20,11 +22,12 @@ def log_ticks(axis: Axis, name: Callable[[float], str], subs: tuple[float, ...] 
         marks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         axis.set_major_locator(FixedLocator([mark for mark in marks if low <= mark <= high]))
     else:
-        axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+        wide = low > 0 and high > CROWDED * low
+        axis.set_major_locator(LogLocator(subs=tuple(s for s in subs if s in (1, 2, 5)) if wide else subs, numticks=12))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: name(value)))
 
 
 def short_name(name: str) -> str:
-    """A name of at most 28 characters."""
-    return name if len(name) <= 28 else name[:27] + "…"
+    """A name of at most 28 characters; what is left out is its middle, for names often differ at their ends."""
+    return name if len(name) <= 28 else f"{name[:15].rstrip()}…{name[-12:].lstrip()}"

@@ -152,7 +152,9 @@ def _worth(figure: Figure, result: Json, look: dict[str, Style]) -> None:
         log_ticks(axes.xaxis, "{:g}×".format)
         axes.set_title(f"{measure} at equal loss")
         axes.grid(axis="y", visible=False)
-    panels[0].set_yticks(range(len(answers)), [f"{short_name(e['arm'])}, N {formats.short(e['N'])}" for e in answers])
+    several = len({entry["N"] for entry in answers}) > 1
+    names = [short_name(e["arm"]) + (f", N {formats.short(e['N'])}" if several else "") for e in answers]
+    panels[0].set_yticks(range(len(answers)), names)
     panels[0].set_ylim(len(answers) - 0.4, -0.6)
     panels[1].set_xlabel(
         f"what {short_name(answer_rows.reference(result) or 'its reference')} needs, over what the arm used"
