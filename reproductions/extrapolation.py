@@ -30,6 +30,7 @@ IMAGES, TEXT = "extrapolation", "extrapolation-text"
 BATCHES = {IMAGES: ("128 samples", "512 samples", "2048 samples"), TEXT: ("32 sequences", "256 sequences")}
 TUNED = {IMAGES: "Nesterov SGD", TEXT: "AdamW"}
 PLAIN = {IMAGES: "sgd", TEXT: "adamw"}
+LOOK_AHEAD = {IMAGES: " (less Nesterov's look-ahead, which ends with it)", TEXT: ""}
 STEPS = ("local half as far", "local twice as far")
 LOCAL, EARLY = "local extragradient", "local early only"
 
@@ -60,9 +61,10 @@ def claims(found: Mapping[str, Json]) -> Sequence[Claim]:
         *(
             Claim(
                 f"The main benefit comes in the initial phase ({where})",
-                f"early only minus always: {_by_batch(found[study], study, EARLY, LOCAL)}; early only minus never: "
-                f"{_by_batch(found[study], study, EARLY, PLAIN[study])}{_momentum(found, study)}",
-                no_worse(_at(found[study], EARLY, LOCAL, BATCHES[study][-1])),
+                f"early only minus always{LOOK_AHEAD[study]}: "
+                + "; ".join(f"batch {_short(b)} {said(_early(found[study], study, b))}" for b in BATCHES[study])
+                + f"; early only minus never: {_by_batch(found[study], study, EARLY, PLAIN[study])}",
+                no_worse(_early(found[study], study, BATCHES[study][-1])),
             )
             for study, where in both
         ),
@@ -108,12 +110,11 @@ def _worth(answer: Json, arm: str, batch: str) -> Row:
     return overall(answer, f"{arm} · batch {_short(batch)}", "compute")
 
 
-def _momentum(found: Mapping[str, Json], study: str) -> str:
-    """Without Nesterov's look-ahead, which ends with the extrapolation where SGD goes on."""
-    if study != IMAGES:
-        return ""
-    changed = _by_batch(found[study], study, "plain momentum", PLAIN[study])
-    return f"; the look-ahead ends with it, and SGD without it minus SGD with it: {changed}"
+def _early(answer: Json, study: str, batch: str) -> Row:
+    """Early only minus always; on images less what the look-ahead is worth, for it ends with the extrapolation."""
+    pair = runs(answer, EARLY, batch=batch), runs(answer, LOCAL, batch=batch)
+    off = (runs(answer, "plain momentum", batch=batch), runs(answer, PLAIN[study], batch=batch))
+    return paired(*pair, less=off if study == IMAGES else None)
 
 
 def _worths(answer: Json, study: str, arm: str) -> str:

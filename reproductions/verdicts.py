@@ -129,18 +129,31 @@ def by_error(run: Json) -> float:
     return 100 * (1 - float(run["metrics"]["accuracy"]))
 
 
-def paired(first: Sequence[Json], second: Sequence[Json], value: Callable[[Json], float] = by_loss) -> Row:
-    """First minus second, seed by seed; a seed's runs at several places are averaged, over the places of both."""
+def paired(
+    first: Sequence[Json],
+    second: Sequence[Json],
+    value: Callable[[Json], float] = by_loss,
+    less: tuple[Sequence[Json], Sequence[Json]] | None = None,
+) -> Row:
+    """First minus second, seed by seed; a seed's runs at several places are averaged, over the places of both.
+
+    ``less``: another pair, whose difference is taken off at the same places and seeds.
+    """
 
     def table(found: Iterable[Json]) -> dict[tuple[str, int, str], float]:
         return {(str(run["cell"].get("duration")), run["N"], run["seed"]): value(run) for run in found}
 
-    a, b = table(first), table(second)
-    shared = a.keys() & b.keys()
-    places = {(duration, N) for duration, N, _ in shared}
-    seeds = [s for s in sorted({seed for *_, seed in shared}) if all((*place, s) in shared for place in places)]
+    def apart(a: Iterable[Json], b: Iterable[Json]) -> dict[tuple[str, int, str], float]:
+        ours, theirs = table(a), table(b)
+        return {place: ours[place] - theirs[place] for place in ours.keys() & theirs.keys()}
+
+    found = apart(first, second)
+    if less is not None:
+        off = apart(*less)
+        found = {place: found[place] - off[place] for place in found.keys() & off.keys()}
+    places = sorted({(duration, N) for duration, N, _ in found})
+    seeds = [s for s in sorted({seed for *_, seed in found}) if all((*place, s) in found for place in places)]
     if not seeds:
         return None
-    values = [float(np.mean([a[*place, s] - b[*place, s] for place in sorted(places)])) for s in seeds]
-    middle, low, high = interval(values)
+    middle, low, high = interval([float(np.mean([found[*place, s] for place in places])) for s in seeds])
     return {"value": middle, "low": low, "high": high, "seeds": len(seeds)}
