@@ -250,6 +250,7 @@ def _segments(rows: Sequence[Row]) -> RenderableType:
         "methods": [", ".join(row.methods) for row in rows],
         "precision": [row.precision for row in rows],
         "speed": [row.source for row in rows],
+        "memory": [_bytes(row.memory) for row in rows],
     }
     columns = {name: values for name, values in columns.items() if name == "N" or len(set(values)) > 1}
     columns |= {
@@ -258,12 +259,11 @@ def _segments(rows: Sequence[Row]) -> RenderableType:
         "update": [_time(row.update_seconds) for row in rows],
         "evaluate": [_time(row.evaluation_seconds) for row in rows],
         "one worker": [_time(row.seconds) for row in rows],
-        "memory": [_bytes(row.memory) for row in rows],
     }
     table = Table(title="segments still to train", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for name in columns:
         words = name in ("optimizer", "methods", "precision", "speed")
-        table.add_column(name, justify="left" if words else "right")
+        table.add_column(name, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     return table
