@@ -46,15 +46,12 @@ def _short(trend: dict[str, Any] | None) -> dict[str, Any] | None:
 def table(answer: dict[str, Any]) -> str:
     """Sentences and the table of worth in Markdown."""
     lines = [*(f"> {sentence}" for sentence in answer["summary"]), ""]
-    lines += ["| arm | N | data | resolved |", "| --- | ---: | --- | --- |"]
+    lines += ["| arm | data | resolved |", "| --- | --- | --- |"]
     for overall in answer["worth_overall"]:
-        mine = [w for w in answer["worth"] if w["arm"] == overall["arm"]]
-        for size, entry in [("all", overall), *((f"{w['N']:,}", w) for w in mine)]:
-            r = entry["data"]
-            interval = "" if r["low"] is None else f" [{r['low']:.2f}, {r['high']:.2f}]"
-            lines.append(
-                f"| {overall['arm']} | {size} | {r['ratio']:.2f}x{interval} | {'yes' if entry['resolved'] else 'no'} |"
-            )
+        r = overall["data"]
+        interval = "" if r["low"] is None else f" [{r['low']:.2f}, {r['high']:.2f}]"
+        resolved = "yes" if overall["resolved"] else "no"
+        lines.append(f"| {overall['arm']} | {r['ratio']:.2f}x{interval} | {resolved} |")
     lines += ["", "Caveats that the page finds in the data:", "", *(f"- {caveat}" for caveat in answer["caveats"])]
     return "\n".join(lines)
 
