@@ -45,7 +45,9 @@ def test_results_from_the_file_are_those_of_the_store(trained: tuple[dict[str, A
 def test_columns_of_curves_that_are_asked_for_are_kept_to_the_bit(
     trained: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:
-    _, store = trained
+    study, store = trained
+    Store(store).export(tmp_path / "rates.parquet", columns=["lr"])
+    assert not any(run["train"]["loss"] for run in isoloss.results(study, tmp_path / "rates.parquet").answer()["runs"])
     Store(store).export(tmp_path / "results.parquet", columns=["loss"])
     file = Store(tmp_path / "results.parquet")
     for row in Store(store).pieces():

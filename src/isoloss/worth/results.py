@@ -347,7 +347,7 @@ def _reason(planned: Planned, update: int, store: Store) -> str:
 def training_curve(result: Result, store: Store, points: int = 200) -> tuple[list[int], list[float]]:
     """(updates, training loss) of a run, thinned by means over equal stretches to at most ``points``."""
     columns = store.trajectory(result.key)
-    if not columns:
+    if "loss" not in columns:
         return [], []
     updates, losses = columns["update"], columns["loss"]
     stretch = max(1, -(-len(updates) // points))
