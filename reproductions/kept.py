@@ -92,7 +92,16 @@ def concluded(folder: str, study: str) -> Json:
     pieces = polars.read_parquet(file, columns=["seconds"])
     found["training_seconds"] = float(pieces["seconds"].sum())
     kept: Json = json.loads(json.dumps(found))
-    return kept
+    return {name: value if name == "runs" else _rounded(value) for name, value in kept.items()}
+
+
+def _rounded(value: Any) -> Any:
+    """To nine significant digits: the last ones of a sum depend on where its numbers lie in memory."""
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 def answers(folder: str, studies: tuple[str, ...]) -> dict[str, Json]:
