@@ -40,7 +40,7 @@ def _of(size: Json, where: str) -> list[Claim]:
             Claim(
                 f"Well tuned, {words} at large batches ({where}; Nado et al. 2021)",
                 f"updates of {plain} over those of {layerwise}, {to}: {_by_batch(size, plain, layerwise)}",
-                _matches(_updates(size, plain, layerwise, largest=True)),
+                _matches(_updates(size, plain, layerwise)),
             )
             for plain, layerwise, words in (
                 ("adamw", "lamb", "Adam matches LAMB"),
@@ -55,7 +55,7 @@ def _of(size: Json, where: str) -> list[Claim]:
         Claim(
             f"Muon is especially strong at large batches ({where}; arXiv 2505.02222)",
             f"updates of AdamW over those of Muon, {to}: {_by_batch(size, 'adamw', 'muon')}",
-            above(_updates(size, "adamw", "muon", largest=True)),
+            above(_updates(size, "adamw", "muon")),
         ),
         *(
             Claim(
@@ -88,10 +88,10 @@ def _shared(size: Json, first: str, second: str) -> list[float]:
     return sorted(_cells(size, first).keys() & _cells(size, second).keys())
 
 
-def _updates(size: Json, first: str, second: str, *, largest: bool) -> Row:
+def _updates(size: Json, first: str, second: str) -> Row:
     """At the largest batch at which both reach the target."""
     batches = _shared(size, first, second)
-    return _at(size, first, second, batches[-1 if largest else 0]) if batches else None
+    return _at(size, first, second, batches[-1]) if batches else None
 
 
 def _by_batch(size: Json, first: str, second: str) -> str:

@@ -14,6 +14,8 @@ from reproductions.verdicts import (
     OPEN,
     Row,
     Verdict,
+    below,
+    both,
     by_error,
     contains,
     lower,
@@ -68,12 +70,12 @@ def _laws(found: Json, asked: str, near: str, far: str) -> list[Claim]:
             f"{asked}Effective data transferred grows with target data as D_F^alpha, alpha well below 1 (0.18 from "
             "text, 0.096 from text and code)",
             f"alpha: {words('alpha')}",
-            _below_one(exponents[near, "alpha"], exponents[far, "alpha"]),
+            both(*(below(exponents[source, "alpha"], 1.0) for source in (near, far))),
         ),
         Claim(
             f"{asked}It grows with the model as N^beta, beta = 0.38 for either source",
             f"beta: {words('beta')}",
-            _all([contains(exponents[source, "beta"], 0.38) for source in (near, far)]),
+            both(*(contains(exponents[source, "beta"], 0.38) for source in (near, far))),
         ),
         Claim(
             f"{asked}beta is the same for both sources (0.38, 0.38)",
@@ -99,7 +101,7 @@ def _accuracy(answer: Json) -> list[Claim]:
             f"Asked here: pre-training on {words} lowers the error too, at each size of data",
             "fine-tuned minus scratch, all models, points of error: "
             + "; ".join(f"{size} {said(row(source, size), '', 2)}" for size in sizes),
-            _all([lower(row(source, size)) for size in sizes]),
+            both(*(lower(row(source, size)) for size in sizes)),
         )
         for source, words in ((NEAR[IMAGES], "the other classes"), (FAR[IMAGES], "digits"))
     ]
@@ -128,8 +130,8 @@ def _compute(found: Json, asked: str) -> list[Claim]:
     counted = {}
     for name in ("free", "charged"):
         ratios = [r for entry in found["compute"] if entry["equal_loss"] and (r := entry["equal_loss"][name])]
-        cheaper = sum(_least(r) is not None and (_least(r) or 0) > 1 for r in ratios)
-        dearer = sum(_most(r) is not None and (_most(r) or 2) < 1 for r in ratios)
+        cheaper = sum((_least(r) or 0) > 1 for r in ratios)
+        dearer = sum((_most(r) or 2) < 1 for r in ratios)
         counted[name] = (cheaper, dearer, len(ratios))
 
     def words(name: str) -> str:
@@ -184,19 +186,6 @@ def _difference(between: Json, name: str) -> Row:
 
 def _over(ratio: Json) -> str:
     return f"{ratio['ratio']:.3f} {formats.interval(ratio['low'], ratio['high'])}".strip()
-
-
-def _below_one(*rows: Row) -> Verdict:
-    found = []
-    for row in rows:
-        known = row is not None and row["low"] is not None
-        assert row is not None or not known
-        found.append(OPEN if not known else HOLDS if row["high"] < 1 else FAILS if row["low"] > 1 else OPEN)  # type: ignore[index]
-    return _all(found)
-
-
-def _all(verdicts: Sequence[Verdict]) -> Verdict:
-    return HOLDS if set(verdicts) == {HOLDS} else FAILS if FAILS in verdicts else OPEN
 
 
 def _agree(row: Row) -> Verdict:

@@ -28,11 +28,16 @@ def said(row: Row, unit: str = "nats", digits: int = 4) -> str:
     return f"{row['value']:+.{digits}f}{band} {unit}".rstrip()
 
 
+def below(row: Row, limit: float) -> Verdict:
+    """Whether the value is below a limit, by its whole interval."""
+    if row is None or row["low"] is None or row["low"] <= limit <= row["high"]:
+        return OPEN
+    return HOLDS if row["high"] < limit else FAILS
+
+
 def lower(row: Row) -> Verdict:
     """Whether the value is below 0, by its whole interval."""
-    if row is None or row["low"] is None or row["low"] <= 0 <= row["high"]:
-        return OPEN
-    return HOLDS if row["high"] < 0 else FAILS
+    return below(row, 0.0)
 
 
 def higher(row: Row) -> Verdict:
@@ -77,9 +82,7 @@ def agree(verdicts: Iterable[Verdict]) -> Verdict:
 
 def above(ratio: Row, one: float = 1.0) -> Verdict:
     """Whether a ratio is above one, by its whole interval."""
-    if ratio is None or ratio["low"] is None or ratio["low"] <= one <= ratio["high"]:
-        return OPEN
-    return HOLDS if ratio["low"] > one else FAILS
+    return {HOLDS: FAILS, FAILS: HOLDS}.get(below(ratio, one), OPEN)
 
 
 def times(row: Row) -> str:

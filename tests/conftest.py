@@ -82,3 +82,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def laws_data(shared_data: Path) -> Path:
+    """Folder of the loss tables."""
+    folder = shared_data / "laws"
+    if not folder.is_dir():
+        pytest.skip(f"no loss tables at {folder}")
+    return folder

@@ -12,15 +12,6 @@ from isoloss.laws import Fit, Points, fit
 
 
 @pytest.fixture(scope="session")
-def laws_data(shared_data: Path) -> Path:
-    """Folder of the loss tables."""
-    folder = shared_data / "laws"
-    if not folder.is_dir():
-        pytest.skip(f"no loss tables at {folder}")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def epoch_all(laws_data: Path) -> Points:
     """All 245 points of Besiroglu et al. 2024."""
     return Points.read(laws_data / "epoch-chinchilla" / "svg_extracted_data.csv").with_tokens("6ND")

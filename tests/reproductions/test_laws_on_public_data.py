@@ -31,15 +31,6 @@ def results(kept: pl.DataFrame) -> Results:
     return Results(kept)
 
 
-@pytest.fixture(scope="module")
-def tables(shared_data: Path) -> Path:
-    """Folder of the public tables."""
-    folder = shared_data / "laws"
-    if not folder.is_dir():
-        pytest.skip(f"no loss tables at {folder}")
-    return folder
-
-
 def test_the_page_and_its_figures_are_what_the_file_says(kept: pl.DataFrame, tmp_path: Path) -> None:
     written = study.write(kept, tmp_path)
     committed = PAGES / study.FOLDER
@@ -126,16 +117,16 @@ def test_numbers_as_they_are_read() -> None:
     assert data_set("BB|('date', '1-shot')|262M") == data_set("BB|('date', '2-shot')|262M")
 
 
-def test_the_file_was_measured_on_these_tables(results: Results, tables: Path) -> None:
+def test_the_file_was_measured_on_these_tables(results: Results, laws_data: Path) -> None:
     """By the hash of every file."""
-    read = {(row["item"], row["note"]) for row in study.files_read(tables)}
+    read = {(row["item"], row["note"]) for row in study.files_read(laws_data)}
     said = {(row["item"], row["note"]) for row in results.of(part="file").iter_rows(named=True)}
     assert read == said
 
 
-def test_the_refit_is_what_the_points_say(results: Results, tables: Path) -> None:
+def test_the_refit_is_what_the_points_say(results: Results, laws_data: Path) -> None:
     """The kept optimum is no higher than what SciPy reaches by another route; the published values lie near it."""
-    points = study.chinchilla_points(tables).drop_largest_loss(5)
+    points = study.chinchilla_points(laws_data).drop_largest_loss(5)
     law = {"table": study.CHINCHILLA, "law": "chinchilla"}
     fitted = fit(points, "chinchilla")
     for name in study.EXPONENTS[:5]:
@@ -160,13 +151,13 @@ def test_the_refit_is_what_the_points_say(results: Results, tables: Path) -> Non
     assert kept == pytest.approx(reached.fun, rel=1e-4)
 
 
-def test_a_sample_of_forecasts_is_what_the_tables_say(results: Results, tables: Path) -> None:
+def test_a_sample_of_forecasts_is_what_the_tables_say(results: Results, laws_data: Path) -> None:
     """Of each kind of table one hold-out again, with its band."""
-    repeated, left_out = study.repeated_points(tables, "oscar")
+    repeated, left_out = study.repeated_points(laws_data, "oscar")
     assert left_out == results.of(table=study.REPEATS["oscar"], part="left out")["item"].to_list()
     assert len(left_out) == 2 and not set(left_out) & set(repeated.run.tolist())
-    points = study.chinchilla_points(tables).drop_largest_loss(5)
-    corpus = study.overtraining_points(tables, "rpj")
+    points = study.chinchilla_points(laws_data).drop_largest_loss(5)
+    corpus = study.overtraining_points(laws_data, "rpj")
     samples: tuple[tuple[str, str, str, Points, dict[str, Any]], ...] = (
         (study.CHINCHILLA, "C > 1e21", "chinchilla-tied", points, {"by": "C", "above": 1e21}),
         (study.GADRE["rpj"], study.ALL_ROWS, "overtraining", corpus, {"by": "N", "above": 1e9, "unit": "run"}),
@@ -188,9 +179,9 @@ def test_a_sample_of_forecasts_is_what_the_tables_say(results: Results, tables: 
         assert again["unit"].to_list() == kept["unit"].to_list()
 
 
-def test_a_sample_of_curves_is_what_the_tables_say(results: Results, tables: Path) -> None:
+def test_a_sample_of_curves_is_what_the_tables_say(results: Results, laws_data: Path) -> None:
     """Every ninth curve with the quick forecasts, one of them with all forms."""
-    for index, curve in enumerate(study.read_curves(tables)):
+    for index, curve in enumerate(study.read_curves(laws_data)):
         if index % 9:
             continue
         found = study.Found(study.CURVES)
