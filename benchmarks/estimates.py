@@ -57,7 +57,7 @@ def timings(made: Study, processes: int) -> dict[int, tuple[float, Timing]]:
     nodes = [node for root in stage(made, Nothing(), Lowering()).roots for node in root.walk()]
     known = {kind.id: kind for kind in map(kinds.of, nodes)}
     jobs = [Job(k.id, k.node.run, k.node.index, k.node.data, k.amount, k.flops) for k in in_turn(list(known.values()))]
-    found, _ = calibrate(jobs, processes=processes, threads=1, limit=8.0)
+    found = calibrate(jobs, processes=processes, threads=1, limit=8.0).timings
     return {known[name].node.facts.N: (known[name].flops, timing) for name, timing in sorted(found.items())}
 
 

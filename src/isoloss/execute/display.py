@@ -39,15 +39,16 @@ class _Active:
 
 
 class Display:
-    """Shows a round of work; use as a context. ``peak``: FLOP/s of one worker's matrix products, 0 if unknown."""
+    """Shows rounds of work as shares of the whole; use as a context.
+
+    ``peak``: FLOP/s of one worker's matrix products, 0 if unknown.
+    """
 
     def __init__(self, console: Console, *, peak: float = 0.0, quiet: bool = False) -> None:
         self.console, self.peak, self.quiet = console, peak, quiet
         self._active: dict[int, _Active] = {}
         self._spent = self._total = 0.0
-        self._updates = self._all_updates = 0
         self._begun = self._said = time.monotonic()
-        self._reused = 0
         self._title = ""
         self.arrived: Callable[[], None] = lambda: None
         """Called when a piece has been published."""
@@ -70,16 +71,16 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def round(self, title: str, works: list[Work], reused: int) -> None:
-        """A new list of work begins; ``reused`` updates of its runs are already stored."""
-        self._title, self._reused = title, reused
-        self._spent = 0.0
-        self._total = sum(w.updates * w.node.flops_per_update for w in works)
-        self._updates, self._all_updates = 0, sum(w.updates for w in works)
-        self._begun = time.monotonic()
+    def round(self, title: str, works: list[Work], reused: int, later: float = 0.0) -> None:
+        """A new list of work begins; ``reused`` updates of its runs are stored, ``later`` FLOPs will follow it."""
+        self._title = title
+        if not self._total:
+            self._begun = time.monotonic()
+        self._total = self._spent + sum(w.updates * w.node.flops_per_update for w in works) + later
         if not self.quiet:
+            updates = sum(w.updates for w in works)
             known = f", {reused:,} already stored" if reused else ""
-            self.console.print(f"{title}: {self._all_updates:,} updates to train in {len(works)} segments{known}")
+            self.console.print(f"{title}: {updates:,} updates to train in {len(works)} segments{known}")
 
     def started(self, job: Job, work: Work) -> None:
         self._active[job.id] = _Active(job, work, job.segment.begin)
@@ -111,7 +112,6 @@ class Display:
     def _advance(self, active: _Active, offset: int) -> None:
         done = max(0, offset - active.offset)
         active.offset = max(active.offset, offset)
-        self._updates += done
         self._spent += done * active.work.node.flops_per_update
 
     def _share(self) -> float:

@@ -30,6 +30,7 @@ from isoloss.plan.lower import Lowered, Lowering
 from isoloss.plan.memory import StoreMemory
 from isoloss.plan.needs import Work, arrange
 from isoloss.plan.schedule import balanced
+from isoloss.plan.tree import grow
 from isoloss.plan.tuning import label
 from isoloss.recipe.canonical import digest
 from isoloss.recipe.errors import RunFailed, StoreError, StudyError, nearest
@@ -139,6 +140,7 @@ def execute(
     paths = list(dict.fromkeys([str(study.path.parent) if study.path else "", os.getcwd(), *sys.path]))
     # Every cell is lowered once before anything trains, those behind tuning too, so that all mistakes come first.
     cells = expected(study, lowering, alone=not options.share)
+    after_tuning = cost.shared(grow(cells)).flops if study.tune else 0.0
     for lowered in cells:
         for phase in lowered.run.phases:
             parallel.layout().share(phase.rule.micro_batches)
@@ -192,7 +194,8 @@ def execute(
                 forecast.expect(works)
             reused = cost.shared(current.roots).updates - sum(w.updates - w.replayed for w in works)
             if not repeated:
-                display.round("study" if current.complete else "tuning", works, reused)
+                later = 0.0 if current.complete else after_tuning
+                display.round("study" if current.complete else "tuning", works, reused, later)
             labels = [_label(current, w) for w in works]
             outcome = pool.run(
                 works,

@@ -4,7 +4,8 @@ A *kind* is what decides the time of an update: model, batch, context, optimizer
 learning rate or length. Speeds of a kind are looked for in this order:
 
 1. pieces of the study's own stretches in the store keep their seconds (equal numerics, since these are in the address);
-2. calibrations of this machine in the cache folder (``ISOLOSS_CACHE``, or ``isoloss`` in ``XDG_CACHE_HOME``);
+2. calibrations of this machine while idle, in the cache folder (``ISOLOSS_CACHE``, or ``isoloss`` in
+   ``XDG_CACHE_HOME``);
 3. a calibration now (``train.calibrate_speed``), of the smallest and the largest kinds first;
 4. between kinds of one family: seconds against FLOPs of an update on logarithmic axes;
 5. ``ROUGH_FLOPS``.
@@ -50,7 +51,9 @@ WORTH = 1.0
 FASTER = 5.0
 """How much faster than ``ROUGH_FLOPS`` a thread may be, when it is asked whether an update can be measured at all."""
 SOURCES = ("store", "calibration", "interpolation", "rough")
-FORMAT = 1
+IDLE = 0.8
+"""Share of the time that a calibrating process must have a processor for what it finds to be kept."""
+FORMAT = 2
 """Raised when what a cached calibration means changes."""
 
 
@@ -151,6 +154,9 @@ class Speeds:
         self.workers, self.threads, self.gang = workers, threads, gang
         self.spent = 0.0
         """Seconds that the calibration took."""
+        self.share = 1.0
+        """Share of the time that its processes had a processor. Below ``IDLE`` other work slowed what was measured:
+        it serves here and is not kept in the cache."""
         self._overhead = overhead()
         self._kinds = Kinds()
         nodes = list(nodes)
@@ -239,14 +245,14 @@ class Speeds:
         if not kinds:
             return
         jobs = [Job(k.id, k.node.run, k.node.index, k.node.data, k.amount, k.flops) for k in in_turn(kinds)]
-        found, started = calibrate(
-            jobs, processes=self.workers * self.gang, threads=self.threads, limit=limit, paths=paths
-        )
+        found = calibrate(jobs, processes=self.workers * self.gang, threads=self.threads, limit=limit, paths=paths)
+        self.share, keep = found.share, found.share >= IDLE
         for kind in kinds:
-            if kind.id in found:
-                self._measured[kind.id] = kind, found[kind.id], "calibration"
-                _write(self._place(kind), asdict(found[kind.id]))
-        self._overhead = overhead(started)
+            if kind.id in found.timings:
+                self._measured[kind.id] = kind, found.timings[kind.id], "calibration"
+                if keep:
+                    _write(self._place(kind), asdict(found.timings[kind.id]))
+        self._overhead = overhead(found.started, keep=keep)
         self.spent = time.monotonic() - begun
 
     def _measurable(self, kind: Kind, limit: float) -> bool:
@@ -331,8 +337,11 @@ class Overhead:
     byte: float = 0.0
 
 
-def overhead(start: float | None = None) -> Overhead:
-    """What this machine is known to need; with ``start``, which a calibration has just found, measured anew."""
+def overhead(start: float | None = None, *, keep: bool = True) -> Overhead:
+    """What this machine is known to need; with ``start``, which a calibration has just found, measured anew.
+
+    ``keep``: whether what is measured goes into the cache.
+    """
     place = cache_folder() / "speed" / f"{digest([FORMAT, machine(), 'overhead'])}.json"
     if start is None:
         kept = _kept(place)
@@ -342,7 +351,8 @@ def overhead(start: float | None = None) -> Overhead:
         store = Store(folder)
         small, large = (min(_publish(store, size, turn) for turn in range(4)) for size in (few, many))
     found = Overhead(start, small, max(0.0, large - small) / (4 * (many - few)))
-    _write(place, asdict(found))
+    if keep:
+        _write(place, asdict(found))
     return found
 
 

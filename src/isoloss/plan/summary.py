@@ -18,7 +18,7 @@ from isoloss.plan.lower import Lowered, Lowering
 from isoloss.plan.memory import StoreMemory
 from isoloss.plan.needs import Memory, Nothing, arrange
 from isoloss.plan.savings import ENDS, RUNS_ON, Saving, savings
-from isoloss.plan.speed import LIMIT, ROUGH_FLOPS, Speeds
+from isoloss.plan.speed import IDLE, LIMIT, ROUGH_FLOPS, Speeds
 from isoloss.plan.tree import grow
 from isoloss.plan.tuning import TUNED_PATH
 from isoloss.recipe.errors import StudyError
@@ -54,6 +54,8 @@ class Summary:
     replayed: int
     disk: int
     estimate: Estimate
+    share: float
+    """Share of the time that the processes of the calibration had a processor; 1 without one."""
     sizes: tuple[tuple[int, int, int, float], ...]
     """(N, all parameters, runs, FLOPs of one update) by size."""
     savings: tuple[Saving, ...] = ()
@@ -91,6 +93,7 @@ class Summary:
             "critical_path_seconds": self.estimate.critical,
             "memory_bytes": self.estimate.memory,
             "speed": _SPEEDS[self.estimate.source][0],
+            "calibration_share": self.share,
             "workers": self.estimate.workers,
             "kinds": [row.to_dict() for row in self.estimate.rows],
             "tuned": self.stage.complete,
@@ -138,6 +141,11 @@ class Summary:
             f"({_SPEEDS[made.source][1]}), at least {_time(made.critical)} on any number; "
             f"{_bytes(made.memory)} of memory a worker, about {self.disk / 1e6:.0f} MB of states"
         )
+        if self.share < IDLE:
+            lines.append(
+                "other work kept the processors busy while speeds were measured (a worker had one for "
+                f"{self.share:.0%} of the time): an idle machine is faster; these speeds were not kept"
+            )
         parts: list[RenderableType] = [head, Text(), sizes, Text(), costs, Text()]
         if made.rows:
             parts += [_segments(made.rows), Text()]
@@ -205,6 +213,7 @@ def plan(
             replayed=replayed,
             disk=cost.disk(roots),
             estimate=predicted,
+            share=speeds.share,
             sizes=_sizes(runs),
             savings=tuple(savings(made.cells, runs[-len(made.cells) :], made.baseline)),
         )

@@ -48,6 +48,18 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """Timings by name, seconds until a process could begin, and the share of the time that it then had a processor.
+
+    A share well below 1 says that other work kept the processors busy. Of an accelerator it is taken to be 1.
+    """
+
+    timings: dict[str, Timing]
+    started: float
+    share: float
+
+
+@dataclass(frozen=True)
 class Job:
     """One track to measure: ``amount`` tokens (samples) would be evaluated, an update takes ``flops``."""
 
@@ -61,8 +73,8 @@ class Job:
 
 def calibrate(
     jobs: Sequence[Job], *, processes: int, threads: int, limit: float, paths: Sequence[str] = ()
-) -> tuple[dict[str, Timing], float]:
-    """(timings by name, seconds until a process could begin); measured in ``processes`` at once for about ``limit``.
+) -> Calibrated:
+    """What is measured in ``processes`` at once for about ``limit`` seconds.
 
     Jobs are measured in their order; what does not fit into the time is left out, and so is what fails. ``paths``: more
     folders to import from.
@@ -86,7 +98,9 @@ def calibrate(
     for child in children:
         for name, timing in child.found:
             found.setdefault(name, []).append(timing)
-    return {name: _mean(timings) for name, timings in found.items()}, started
+    shares = [child.share for child in children if child.found]
+    timings = {name: _mean(several) for name, several in found.items()}
+    return Calibrated(timings, started, statistics.fmean(shares) if shares else 1.0)
 
 
 def _mean(timings: Sequence[Timing]) -> Timing:
@@ -99,6 +113,7 @@ class _Child:
 
     def __init__(self, message: bytes) -> None:
         self.found: list[tuple[str, Timing]] = []
+        self.share = 1.0
         self.ready = threading.Event()
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -122,7 +137,7 @@ class _Child:
             if said is None:
                 self.ready.set()
             else:
-                name, timing = said
+                name, timing, self.share = said
                 self.found.append((name, Timing(**timing)))
         self.ready.set()
 
@@ -195,7 +210,7 @@ def _main() -> None:
         timed(jobs[0], 0.0)  # what is imported and chosen once in a process is no part of a segment's setup
     say(None)
     sys.stdin.buffer.readline()
-    begun = time.monotonic()
+    begun, clock = time.monotonic(), time.thread_time()
     slice = min(SLICE, limit / (2 * TURNS * max(1, len(jobs))))
     pace = math.inf  # seconds a FLOP, of what was measured
     for job in jobs * TURNS:
@@ -207,7 +222,8 @@ def _main() -> None:
         timing = timed(job, slice)
         if timing is not None:
             pace = min(pace, timing.update / max(1.0, job.flops))
-            say((job.name, asdict(timing)))
+            had = (time.thread_time() - clock) / (time.monotonic() - begun)
+            say((job.name, asdict(timing), had if job.run.numerics["device"] == "cpu" else 1.0))
 
 
 def _unpacked(content: bytes) -> tuple[list[Job], int, float, list[str]]:
