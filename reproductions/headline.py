@@ -74,10 +74,10 @@ def _drawn(rows: Sequence[Line]) -> str:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0, labelcolor=INK)
-        places = [t for t in (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50) if _in(t, rows)]
+        places = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if _in(t, rows)]
         axes.set_xticks(places, [f"{place:g}×" for place in places])
         axes.minorticks_off()
-        axes.set_xlabel("data that the baseline needs for the same loss, over what the method used", color=MUTED)
+        axes.set_xlabel("data the baseline needs, over data the method used", color=MUTED)
 
     return figures.render((9, 0.9 + 0.28 * len(rows)), draw, pixels=False).svg
 

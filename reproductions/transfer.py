@@ -235,7 +235,12 @@ def _reproduction(
         question=question,
         parts=(Part(study, about),),
         claims=claims(study),
-        figures={study: {"transfer": "effective data against target data, by size and source"}},
+        figures={
+            study: {
+                "transfer": "loss against target data, by size and source. An arrow ends at the data that "
+                "training from scratch needs for the same loss; dashed: more than all there is"
+            }
+        },
         headline=headline(study, where, names),
     )
 

@@ -6,6 +6,7 @@ import copy
 import html
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +112,28 @@ def test_arms_are_known_by_what_they_do(tmp_path: Path) -> None:
     asked = fixed_durations(results)
     assert len(asked) == 8
     assert all("not resolved" in entry["answer"] and not entry["resolved"] for entry in asked)
+
+
+def test_arms_that_differ_in_more_than_the_schedule_are_not_asked_about(small: dict[str, Any], tmp_path: Path) -> None:
+    cooldown = small["arms"]["cooldown"]["schedule"]
+    small["arms"] |= {
+        "large batch": {"training": {"batch": "8 sequences"}, "schedule": cooldown},
+        "other rate": {"training": {"optimizer": {"lr": 0.02}}, "schedule": cooldown},
+        "large cosine": {"training": {"batch": "8 sequences"}, "schedule": {"shape": "cosine", "final": 0.1}},
+        "sgd averaged": {**small["arms"]["averaged"], "training": {"optimizer": {"name": "sgd", "lr": 0.1}}},
+    }
+
+    def pairs() -> dict[str, set[str]]:
+        asked = fixed_durations(isoloss.results(small, isoloss.Store(tmp_path / "store")))
+        return {entry["id"]: set(re.findall(r"([\w ]+) against", entry["answer"])) for entry in asked}
+
+    assert pairs() == {"cosine": {"cooldown"}, "rates": set(), "average": {"averaged"}}
+    linear = {"shape": "constant", "cooldown": {"shape": "linear", "fraction": 0.2}}
+    small["arms"] |= {
+        "linear": {"schedule": linear},
+        "large linear": {"training": {"batch": "8 sequences"}, "schedule": linear},
+    }
+    assert pairs()["forms"] == {"linear"}
 
 
 @pytest.mark.slow

@@ -48,6 +48,26 @@ class Arms:
     free: list[str] = field(default_factory=list)
     configs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    def beside(self, main: str) -> Arms:
+        """The arms that differ from ``main`` in nothing but schedule, average and learning rate.
+
+        Optimizers that average differ in all of the optimizer and in the warm-up too.
+        """
+
+        def like(names: Sequence[str], *more: str) -> list[str]:
+            return [n for n in names if _rest(self.configs[n], *more) == _rest(self.configs[main], *more)]
+
+        kinds = (self.cosine, self.stopped, self.cooldown, self.constant, self.averaged, self.both)
+        return Arms(*map(like, kinds), like(self.free, "optimizer", "warmup"), self.configs)
+
+
+def _rest(config: Mapping[str, Any], *more: str) -> dict[str, Any]:
+    """What of a cell's configuration the questions are not about; without ``more`` of its training too."""
+    training = {name: value for name, value in config["training"].items() if name not in more}
+    if "optimizer" in training:
+        training["optimizer"] = {name: value for name, value in training["optimizer"].items() if name != "lr"}
+    return {**config, "training": training, "schedule": None, "average": None}
+
 
 def arms_of(results: Results) -> Arms:
     """The arms of a study that these questions are about; the baseline first among its kind."""
@@ -80,6 +100,7 @@ def fixed_durations(results: Results) -> list[dict[str, Any]]:
     if not arms.cooldown or len(arms.configs) < 2:
         return []
     main = arms.cooldown[0]
+    arms = arms.beside(main)
     found = []
     if arms.cosine:
         cosine = arms.cosine[0]
@@ -87,12 +108,13 @@ def fixed_durations(results: Results) -> list[dict[str, Any]]:
             _compared(results, "cosine", "Does a cooldown match a cosine of the same duration?", [(main, cosine)], True)
         )
         found.append(_rates(results, main, cosine))
-    shape = [name for name in arms.cooldown[1:] if _length(arms, name) == _length(arms, main)]
+    others = [name for name in arms.cooldown[1:] if arms.configs[name]["schedule"] != arms.configs[main]["schedule"]]
+    shape = [name for name in others if _length(arms, name) == _length(arms, main)]
     if shape:
         found.append(
             _compared(results, "forms", "Which form of cooldown is best?", [(name, main) for name in shape], False)
         )
-    length = [name for name in arms.cooldown[1:] if _form(arms, name) == _form(arms, main) and name not in shape]
+    length = [name for name in others if _form(arms, name) == _form(arms, main)]
     if length:
         found.append(
             _compared(results, "lengths", "How long must a cooldown be?", [(name, main) for name in length], False)
