@@ -121,6 +121,20 @@ def test_what_is_not_identified_is_said() -> None:
     assert "N takes only 2 values" in fit(two.with_columns(loss=loss), "chinchilla").diagnosis.not_identified
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_parameter_without_any_effect_has_no_precision() -> None:
+    N, D = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 1e11, 4)))
+    noise = np.random.default_rng(0).normal(0, 0.004, N.size)
+    loss = (1.8 + 400 * N**-0.34 + 2000 * D**-0.37) * np.exp(noise)
+    fitted = fit(Points(N=N, D=D, loss=loss, unique=D), "data-constrained-tied")  # nothing repeats
+    assert "r_D" in fitted.diagnosis.not_identified
+    draws = fitted.bootstrap(60)
+    assert "no precision" in draws.interval("r_D").note
+    assert draws.interval("alpha").note == ""
+    pinned = fit(Points(N=N, D=D, loss=loss), "chinchilla", fixed={"alpha": 0.34}).bootstrap(60)
+    assert pinned.interval("alpha").note == ""
+
+
 def test_residual_and_parametric_bootstraps_agree_with_theory() -> None:
     """On M1 (a line in logs) the error of the exponent is the textbook one."""
     rng = np.random.default_rng(1)

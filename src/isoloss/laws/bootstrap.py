@@ -144,7 +144,15 @@ class Draws:
             notes.append(f"lower end cut to {least:.4g}, {why}")
         if high > most:
             notes.append(f"upper end cut to {most:.4g}, {why}")
+        if self._one_value(target, low, high):
+            notes.append("the draws hardly differ: no spread, which is no precision")
         return Interval(estimate, max(low, least), min(high, most), level, "; ".join(notes))
+
+    def _one_value(self, target: str, low: float, high: float) -> bool:
+        """Whether the interval of a free parameter has no width, as where draws stay at a bound."""
+        names = self.fit.form.names
+        free = target in names and bool(self.fit.problem.free[names.index(target)])
+        return free and bool(np.isclose(low, high, rtol=1e-6, atol=0.0))
 
     def _possible(self, target: str, estimate: float) -> tuple[float, float, float, str]:
         """Smallest and largest possible value of a named quantity, what stands for zero, and why."""

@@ -92,7 +92,7 @@ def _covariance(fit: Fit, information: Array, moving: Array) -> Array:
         return covariance
     spread = max(1.4826 * float(np.median(np.abs(fit.residuals))), 1e-12)
     matrix = information[np.ix_(index, index)]
-    scale = np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+    scale = np.sqrt(np.maximum(np.diag(matrix), 1e-100))
     values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
     # A null direction gets a huge, finite variance instead of a division by zero.
     inverse = (vectors / np.maximum(values, 1e-15)) @ vectors.T / np.outer(scale, scale)

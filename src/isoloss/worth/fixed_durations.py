@@ -57,8 +57,16 @@ class Arms:
         def like(names: Sequence[str], *more: str) -> list[str]:
             return [n for n in names if _rest(self.configs[n], *more) == _rest(self.configs[main], *more)]
 
-        kinds = (self.cosine, self.stopped, self.cooldown, self.constant, self.averaged, self.both)
-        return Arms(*map(like, kinds), like(self.free, "optimizer", "warmup"), self.configs)
+        return Arms(
+            cosine=like(self.cosine),
+            stopped=like(self.stopped),
+            cooldown=like(self.cooldown),
+            constant=like(self.constant),
+            averaged=like(self.averaged),
+            both=like(self.both),
+            free=like(self.free, "optimizer", "warmup"),
+            configs=self.configs,
+        )
 
 
 def _rest(config: Mapping[str, Any], *more: str) -> dict[str, Any]:
