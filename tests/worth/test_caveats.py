@@ -35,7 +35,19 @@ def test_a_size_with_fewer_seeds_than_the_rest() -> None:
     found = rows(seeds=3)
     assert of_comparison(compare(found)) == []
     found.results = [r for r in found.results if (r.N, r.seed) != (SIZES[1], "2")]
-    assert of_comparison(compare(found)) == ["arm at N = 20,000 rests on 2 seeds: no interval."]
+    assert of_comparison(compare(found)) == ["arm at N = 20,000: 2 seeds only, so no interval."]
+
+
+def test_cells_that_share_a_reason_share_a_sentence() -> None:
+    found = rows(seeds=3)
+    found.results += [replace(r, variant="twin", arm="twin") for r in found.results if r.arm == "arm"]
+    found.results = [r for r in found.results if r.arm == "baseline" or DURATIONS[0] == r.D]
+    sizes = " and ".join(f"{N:,}" for N in SIZES)
+    assert of_comparison(compare(found)) == [
+        f"arm, twin at N = {sizes}: it or the baseline has losses at fewer than two durations."
+    ]
+    found.results = [r for r in found.results if (r.arm, r.N) != ("twin", SIZES[0])]
+    assert len(of_comparison(compare(found))) == 2
 
 
 def test_a_range_of_less_than_a_decade() -> None:

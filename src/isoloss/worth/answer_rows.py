@@ -111,16 +111,29 @@ def diverged(results: Sequence[Result]) -> list[str]:
 
 
 def of_comparison(comparison: Comparison) -> list[str]:
-    """What could not be compared, and why; what rests on fewer seeds than the rest."""
-    found = [f"{worth.arm} at N = {worth.N:,}: {worth.note}." for worth in comparison.by_size if worth.note]
+    """What could not be compared, and why; what rests on fewer seeds than the rest. Cells share a sentence."""
+    reasons: dict[str, list[Worth]] = {}
+    for worth in comparison.by_size:
+        if worth.note:
+            reasons.setdefault(f": {worth.note}.", []).append(worth)
     answered = [worth for worth in comparison.by_size if worth.ratios]
     if any(worth.roots >= FEWEST_SEEDS for worth in answered):
-        few = [worth for worth in answered if worth.roots < FEWEST_SEEDS]
-        found += [
-            f"{worth.arm} at N = {worth.N:,} rests on {worth.roots} seed{'s' if worth.roots > 1 else ''}: no interval."
-            for worth in few
-        ]
-    return found
+        for worth in answered:
+            if worth.roots < FEWEST_SEEDS:
+                seeds = f"{worth.roots} seed{'s' if worth.roots > 1 else ''}"
+                reasons.setdefault(f": {seeds} only, so no interval.", []).append(worth)
+    return [where + why for why, cells in reasons.items() for where in _cells(cells)]
+
+
+def _cells(found: Sequence[Worth]) -> list[str]:
+    """Arms with their sizes, those of the same sizes together."""
+    sizes: dict[str, list[str]] = {}
+    for worth in found:
+        sizes.setdefault(worth.arm, []).append(f"{worth.N:,}")
+    arms: dict[tuple[str, ...], list[str]] = {}
+    for arm, of in sizes.items():
+        arms.setdefault(tuple(of), []).append(arm)
+    return [f"{', '.join(names)} at N = {' and '.join(of)}" for of, names in arms.items()]
 
 
 def of_laws(laws: Sequence[Mapping[str, Any]]) -> list[str]:
