@@ -30,6 +30,10 @@ _RUN = (
 _LEFT_OUT = ("tree", "planner", "estimates", "created", "seconds", "command")
 
 
+class NotMeasured(ValueError):
+    """The kept measurements have other addresses than this machine gives them."""
+
+
 def parquet(folder: str, study: str) -> Path:
     """Where the measurements of a study lie."""
     return PAGES / folder / f"results-{study}.parquet"
@@ -71,13 +75,13 @@ def write_answer(folder: str, study: str) -> None:
 def concluded(folder: str, study: str) -> Json:
     """What isoloss concludes from the kept measurements, as JSON types.
 
-    Raises ValueError where this machine computes with other bits than the one that measured, or has other data: then
+    Raises NotMeasured where this machine computes with other bits than the one that measured, or has other data: then
     the measurements have other addresses.
     """
     file = parquet(folder, study)
     results = isoloss.results(STUDIES / f"{study}.yaml", file)
     if not results.stage.complete or any(r.status in ("missing", "failed") for r in results.results):
-        raise ValueError(f"{study}: {file.name} was measured with other numerics or other data than are here")
+        raise NotMeasured(f"{study}: {file.name} was measured with other numerics or other data than are here")
     found = results.answer()
     for name in _LEFT_OUT:
         found.pop(name)

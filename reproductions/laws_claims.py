@@ -27,9 +27,15 @@ from reproductions.page import Claim
 from reproductions.verdicts import FAILS, HOLDS, OPEN, Row, Verdict, agree, both, contains, higher, lower
 
 REFIT = {"A": 482.01, "B": 2085.43, "E": 1.8169, "alpha": 0.3478, "beta": 0.3658}
-"""Besiroglu et al. 2024 (2404.10102)."""
+"""Besiroglu et al. 2024 (2404.10102): what their public notebook prints, as the tests of `isoloss.laws` have it."""
 ERRORS = {"A": 124.5, "B": 1293.0, "E": 0.0257, "alpha": 0.0154, "beta": 0.0206}
 """Their standard errors: 4,000 resamples of the published notebook."""
+EXACT = 1e-3
+"""How near a refit of the same points must come to be the same."""
+NEAR = 0.1
+"""Exponents and shares that differ by less, with the whole interval, are the same."""
+FEW_PERCENT = 0.05
+"""The same of log losses beyond the rows."""
 EQUAL = 0.5
 """Exponent of the best size in compute: Hoffmann et al. 2022 (2203.15556)."""
 KAPLAN = 0.73
@@ -177,27 +183,28 @@ def _chinchilla(results: Results) -> list[Claim]:
     )
     return [
         Claim(
-            f"Besiroglu et al.: the law of Hoffmann et al., refitted to these points, has {listed(REFIT)}",
+            f"Besiroglu et al., by their public notebook: the law of Hoffmann et al., refitted to these points, has "
+            f"{listed(REFIT)}",
             ", ".join(f"{name} {plain(row)}" for name, row in values.items())
             + f"; in the L1 limit all five agree within {apart:.2%}",
-            both(*(contains(values[name], published) for name, published in REFIT.items())),
+            HOLDS if apart < EXACT else both(*(contains(values[name], at, 0.1 * at) for name, at in REFIT.items())),
         ),
         Claim(
-            f"Their standard errors over resamples of rows: {listed(ERRORS)}",
+            f"Their standard errors over resamples of rows, by the notebook: {listed(ERRORS)}",
             "with the same resamples "
             + ", ".join(f"{name} {plain(row)}" for name, row in spread.items())
             + f" (Monte Carlo error of {formats.count(DRAWS)} draws)",
-            both(*(contains(spread[name], published) for name, published in ERRORS.items())),
+            both(*(contains(spread[name], published, 0.1 * published) for name, published in ERRORS.items())),
         ),
         Claim(
             f"Hoffmann et al.: the best size and the best number of tokens grow alike, both as C^{EQUAL:g}",
             exponents,
-            agree([contains(best, EQUAL), contains(outer, EQUAL)]),
+            agree([contains(best, EQUAL, NEAR), contains(outer, EQUAL, NEAR)]),
         ),
         Claim(
             f"Kaplan et al. (other text, parameters without embeddings): the best size grows as C^{KAPLAN:g}",
             exponents,
-            agree([contains(best, KAPLAN), contains(outer, KAPLAN)]),
+            agree([contains(best, KAPLAN, NEAR), contains(outer, KAPLAN, NEAR)]),
         ),
         Claim(
             "Besiroglu et al.: five outliers (those of largest loss) move beta",
@@ -254,19 +261,6 @@ def _forecast(results: Results, where: Sequence[tuple[str, str]], law: str) -> t
     return found, both(lower(gain), HOLDS if hit == of else FAILS)
 
 
-SAME = 0.1
-"""Exponents that differ by less, with the whole interval, are the same."""
-
-
-def _same(apart: Row) -> Verdict:
-    """Whether two exponents are the same, by the whole interval of their difference."""
-    if apart is None or apart["low"] is None:
-        return OPEN
-    if apart["low"] > -SAME and apart["high"] < SAME:
-        return HOLDS
-    return OPEN if contains(apart, 0.0) == HOLDS else FAILS
-
-
 def _ladders(results: Results) -> list[Claim]:
     targets, verdict = _forecast(results, [(OLMO, "7B and 13B")], "chinchilla")
     bands = "; ".join(
@@ -300,7 +294,7 @@ def _ladders(results: Results) -> list[Claim]:
             "alpha minus beta of `chinchilla`: "
             + "; ".join(f"{name.split(', ')[1]}, {label} {difference(row)}" for (name, label), row in tied.items())
             + f"; |error| of their law minus that of `chinchilla` on the held-out runs {percent(other)}",
-            both(*map(_same, tied.values())),
+            both(*(contains(row, 0.0, NEAR) for row in tied.values())),
         ),
     ]
 
@@ -330,7 +324,7 @@ def _repeats(results: Results) -> list[Claim]:
             f"losses in their 90 % bands. Over a run of {many:g} passes the loss ends {100 * rises[many][0]:.0f} to "
             f"{100 * rises[many][1]:.0f} % above its lowest (of {few:g} passes {100 * rises[few][0]:.1f} to "
             f"{100 * rises[few][1]:.1f} %); along a run the law can only fall",
-            contains(errors[many], 0.0),
+            contains(errors[many], 0.0, FEW_PERCENT),
         ),
     ]
 
@@ -378,7 +372,7 @@ def _own(results: Results) -> list[Claim]:
             f"isoloss: the band of `extrapolate` holds {100 * LEVEL:.0f} % of what comes (its rules were chosen on "
             "these curves)",
             f"{percent(default, 0, '')} of the rows of a curve, over {default['units'] if default else 0} data sets",
-            contains(default, LEVEL),
+            contains(default, LEVEL, NEAR),
         ),
         Claim(
             "isoloss: its default forecast is nearer than the last value and than any form fitted to the whole curve",
@@ -393,7 +387,7 @@ def _own(results: Results) -> list[Claim]:
             + "; ".join(f"{name} {plain({'value': f, 'low': None}, 2)}" for name, f in factors.items())
             + " (of two or three rows a low estimate). It holds "
             + ", ".join(f"{hit} of {of}" for hit, of in counted.values()),
-            contains(factor, 1.0),
+            contains(factor, 1.0, 0.5),
         ),
     ]
 

@@ -11,7 +11,7 @@ import polars
 from isoloss.report import formats
 from reproductions import laws_figures
 from reproductions.laws_claims import (
-    SAME,
+    NEAR,
     Results,
     between,
     claims,
@@ -109,7 +109,7 @@ def text(results: Results, pictures: Sequence[tuple[str, str]]) -> str:
         "runs elsewhere; below three units there is none. Errors are those of log loss, predicted over measured, in "
         "percent. A claim without a figure is one whose published figures were not confirmed at the source. A forecast "
         "holds where it is nearer than the last value by its whole interval and every held-out loss lies in its band. "
-        f"Two exponents are the same where the whole interval of their difference is less than {SAME:g}.",
+        f"Two exponents are the same where the whole interval of their difference is less than {NEAR:g}.",
         "## What was fitted",
         table(("table", "source", "file", "rows", "SHA-256 begins"), _files(results)),
         f"## {CHINCHILLA}",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from isoloss.worth.compare import interval
 from reproductions.kept import Json
 from reproductions.page import Claim, Part, Reproduction
-from reproductions.verdicts import FAILS, HOLDS, OPEN, Row, Verdict, above, times
+from reproductions.verdicts import FAILS, HOLDS, OPEN, Row, Verdict, above, both, higher, times
 
 TEXT, IMAGES = "optimizers-at-scale", "optimizers-images"
 FACTOR = 3.0
@@ -38,9 +38,9 @@ def _of(size: Json, where: str) -> list[Claim]:
     return [
         *(
             Claim(
-                f"Well tuned, {words} at large batches ({where}; Nado et al. 2021)",
+                f"Well tuned, {words} at large batches ({where}, within a factor of {MATCH:g}; Nado et al. 2021)",
                 f"updates of {plain} over those of {layerwise}, {to}: {_by_batch(size, plain, layerwise)}",
-                _matches(_updates(size, plain, layerwise)),
+                _matches(size, plain, layerwise),
             )
             for plain, layerwise, words in (
                 ("adamw", "lamb", "Adam matches LAMB"),
@@ -53,9 +53,10 @@ def _of(size: Json, where: str) -> list[Claim]:
             _larger(critical.get("lamb"), critical.get("adamw")),
         ),
         Claim(
-            f"Muon is especially strong at large batches ({where}; arXiv 2505.02222)",
+            f"Muon is especially strong at large batches ({where}, asked here: more so than at the smallest; arXiv "
+            "2505.02222)",
             f"updates of AdamW over those of Muon, {to}: {_by_batch(size, 'adamw', 'muon')}",
-            above(_updates(size, "adamw", "muon")),
+            _strong(size),
         ),
         *(
             Claim(
@@ -76,33 +77,62 @@ def _cells(size: Json, arm: str) -> dict[float, Json]:
 
 def _at(size: Json, first: str, second: str, batch: float) -> Row:
     """Updates of the first over those of the second, seeds paired."""
-    a, b = (_cells(size, arm)[batch]["by_seed"] for arm in (first, second))
-    values = [math.log(a[seed] / b[seed]) for seed in sorted(a.keys() & b.keys())]
+    values = list(_logs(size, first, second, batch).values())
     if not values:
         return None
     ratio, low, high = (None if end is None else math.exp(end) for end in interval(values))
     return {"ratio": ratio, "low": low, "high": high}
 
 
-def _shared(size: Json, first: str, second: str) -> list[float]:
-    return sorted(_cells(size, first).keys() & _cells(size, second).keys())
+def _logs(size: Json, first: str, second: str, batch: float) -> dict[str, float]:
+    """Logarithm of that ratio by seed."""
+    a, b = (_cells(size, arm)[batch]["by_seed"] for arm in (first, second))
+    return {seed: math.log(a[seed] / b[seed]) for seed in sorted(a.keys() & b.keys())}
 
 
-def _updates(size: Json, first: str, second: str) -> Row:
-    """At the largest batch at which both reach the target."""
-    batches = _shared(size, first, second)
-    return _at(size, first, second, batches[-1]) if batches else None
+def _batches(size: Json, *arms: str) -> list[float]:
+    """Those at which any of the arms reaches the target."""
+    return sorted(set().union(*(_cells(size, arm) for arm in arms)))
 
 
 def _by_batch(size: Json, first: str, second: str) -> str:
-    batches = _shared(size, first, second)
-    return "; ".join(f"batch {b:g} {times(_at(size, first, second, b))}" for b in batches) or "no batch in common"
+    def words(batch: float) -> str:
+        without = [arm for arm in (first, second) if batch not in _cells(size, arm)]
+        if not without:
+            return times(_at(size, first, second, batch))
+        how = "does not reach it" if _never(size, without[0], batch) else "is below it before its first measurement"
+        return f"{without[0]} {how}"
+
+    return "; ".join(f"batch {b:g} {words(b)}" for b in _batches(size, first, second)) or "neither reaches it"
 
 
-def _matches(row: Row) -> Verdict:
+def _never(size: Json, arm: str, batch: float) -> bool:
+    """Whether an arm stays above the target."""
+    return any((m["arm"], m["batch"]) == (arm, batch) and m["best"] > size["target"] for m in size["missed"])
+
+
+def _matches(size: Json, plain: str, layerwise: str) -> Verdict:
+    """At the largest batch at which either reaches the target; one that never does is worse there."""
+    batches = _batches(size, plain, layerwise)
+    if not batches:
+        return OPEN
+    for arm, verdict in ((layerwise, HOLDS), (plain, FAILS)):
+        if batches[-1] not in _cells(size, arm):
+            return verdict if _never(size, arm, batches[-1]) else OPEN
+    row = _at(size, plain, layerwise, batches[-1])
     if row is None or row["low"] is None:
         return OPEN
     return HOLDS if row["high"] < MATCH else FAILS if row["low"] > 1 else OPEN
+
+
+def _strong(size: Json) -> Verdict:
+    """AdamW needs more updates at the largest common batch, and by a larger factor than at the smallest."""
+    batches = [b for b in _batches(size, "adamw") if b in _cells(size, "muon")]
+    if len(batches) < 2:
+        return OPEN
+    last, first = (_logs(size, "adamw", "muon", batch) for batch in (batches[-1], batches[0]))
+    _, low, high = interval([last[seed] - first[seed] for seed in sorted(last.keys() & first.keys())])
+    return both(above(_at(size, "adamw", "muon", batches[-1])), higher({"low": low, "high": high, "value": 0.0}))
 
 
 def _critical(entry: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +19,16 @@ ABOUT = """\
 The papers' studies, run at sizes that two CPU cores can train, and what was found beside what the papers say.
 Every number of these pages comes from files that are kept beside them: `make reproductions` builds the pages
 from the files, and tests hold both together. A claim **holds** or **does not hold** only by a whole interval
-over seeds; otherwise it is **not resolved at this scale**. Results that contradict a paper stay. None of this
-is a statement about models that are larger by many orders of magnitude.
+(of cells: by how many do so by theirs); otherwise it is **not resolved at this scale**. Results that contradict a
+paper stay. None of this is a statement about models that are larger by many orders of magnitude.
 
 Kept of each study: all its measurements in one file, a read-only store (`isoloss run STUDY --under FILE` trains
 only what it lacks: more seeds extend it), and what isoloss concludes from them. Training any one cell again
 gives the kept bits on a machine with the same numerics; a test does so."""
+INTERVALS = """\
+Intervals are 90 %. Of differences and of worth: Student's t over seeds (runs of one seed are one unit). Of exponents of
+laws: resampled seeds and sizes; of laws of transfer, of seeds with the scatter of the cells. Of shares of cells: by
+those that lie on one side by their own whole interval. Claims are not corrected for their number."""
 COMMANDS = """\
 Beside these: few-shot accuracies of pre-trained networks, published, as
 [worth in shots](../worth-transfer.md#worth-in-shots-without-training).
@@ -41,6 +46,10 @@ isoloss run studies/fixed-durations.yaml
 ```
 
 Studies of images need Fashion-MNIST's files; the first lines of each say where."""
+
+
+FEW = 100
+"""Updates below which a run has hardly begun."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,8 @@ class Reproduction:
 
     ``figures``: captions by study and name.
 
-    ``headline``: the lines of the README's table, from the same answers as ``claims``.
+    ``headline``: the lines of the README's table, from the same answers as ``claims``. ``left_out``: what of the paper
+    nothing here was run for.
     """
 
     folder: str
@@ -78,6 +88,7 @@ class Reproduction:
     claims: Callable[[Mapping[str, Json]], Sequence[Claim]]
     figures: Mapping[str, Mapping[str, str]]
     headline: Callable[[Mapping[str, Json]], Sequence[Line]]
+    left_out: str = ""
 
     @property
     def studies(self) -> tuple[str, ...]:
@@ -121,16 +132,23 @@ def text(made: Reproduction, found: Mapping[str, Json], pictures: Sequence[tuple
         table(
             ("the claim", "here", "verdict"), [(claim.says, claim.found, f"**{claim.verdict}**") for claim in claims]
         ),
-        "Intervals are 90 %, Student's t over seeds (runs of one seed are one unit), unless another one is named.",
+        INTERVALS,
         "## What was run",
         table(
-            ("study", "arms", "sizes N", "lengths", "seeds", "runs", "training, with tuning"),
+            ("study", "arms", "sizes N", "lengths", "updates", "seeds", "runs", "training, with tuning"),
             [_run_row(part, found[part.study]) for part in made.parts if part.study in found],
         ),
     ]
+    if any(_fewest(found[study]) < FEW for study in found):
+        parts.append(
+            f"Runs of fewer than {FEW} updates have hardly begun: what large batches lose there is largely that they "
+            "are undertrained."
+        )
     missing = [f"`studies/{part.study}.yaml` ({part.about})" for part in made.parts if part.study not in found]
     if missing:
         parts.append(f"Not run yet: {'; '.join(missing)}.")
+    if made.left_out:
+        parts.append(f"Nothing was run for: {made.left_out}.")
     for path, caption in pictures:
         parts.append(f"![{caption.replace('`', '')}]({path})\n\n*{caption}*")
     for part in made.parts:
@@ -143,16 +161,22 @@ def _run_row(part: Part, answer: Json) -> tuple[str, ...]:
     runs = [run for run in answer["runs"] if run["status"] == "done"]
     sizes = sorted({run["N"] for run in runs})
     lengths = sorted({run["D"] for run in runs})
+    updates = sorted({run["S"] for run in runs})
     seeds = {run["seed"] for run in runs}
     return (
         f"`studies/{part.study}.yaml`: {part.about}",
         str(len(answer["arms"])),
         formats.short(sizes[0]) if len(sizes) == 1 else f"{len(sizes)}: {_ends(sizes)}",
         f"{len(lengths)}: {_ends(lengths)} {answer['units']['D']}",
+        _ends(updates),
         str(len(seeds)),
         f"{len(runs)} of {len(answer['runs'])} finished",
         f"{answer['training_seconds'] / 3600:.1f} core-hours",
     )
+
+
+def _fewest(answer: Json) -> int:
+    return min(int(run["S"]) for run in answer["runs"] if run["status"] == "done")
 
 
 def _ends(values: Sequence[float]) -> str:
@@ -165,6 +189,9 @@ def _section(part: Part, answer: Json) -> list[str]:
     parts = [f"## {part.study}", *(str(sentence) for sentence in answer["summary"])]
     for asked in answer.get("fixed_durations") or []:
         parts.append(f"*{asked['question']}* {asked['answer']}")
+    if answer.get("transfer"):
+        parts.append("\n".join(f"- {sentence}" for sentence in answer["transfer"]["text"]))
+    same = {entry["arm"] for entry in answer["worth_overall"] if _same(entry["data"])}
     rows = [
         (
             entry["arm"],
@@ -172,29 +199,17 @@ def _section(part: Part, answer: Json) -> list[str]:
             *(_ratio(entry.get(measure) or {}) for measure in ("data", "updates", "compute")),
         )
         for entry in answer["worth_overall"]
+        if entry["arm"] not in same
     ]
     if rows:
         parts.append(
             "Over all sizes, at equal loss: what the other arm needs, over what this one used.\n\n"
             + table(("arm", "against", "data", "updates", "compute"), rows)
         )
+    if same:
+        parts.append(f"The same runs as what they are compared with, so left out: {', '.join(sorted(same))}.")
     if answer["power"]:
-        first = answer["power"][0]
-        parts.append(
-            f"What the design resolves, judged by seeds {', '.join(first['pilot'])} alone: the smallest worth in data "
-            f"at one size that {first['seeds']} seeds tell from 1×.\n\n"
-            + table(
-                (
-                    "arm",
-                    "noise of log loss",
-                    "slope",
-                    "spread of log worth",
-                    "resolves",
-                    f"seeds for {first['wanted']:g}×",
-                ),
-                [_power(row) for row in answer["power"]],
-            )
-        )
+        parts.append(_powers(answer, same))
     rates: dict[str, list[str]] = {}
     for arm in answer["arms"]:
         if arm["lr"]:
@@ -225,6 +240,42 @@ def _ratio(found: Mapping[str, Any]) -> str:
     if found.get("ratio") is None:
         return "–"
     return f"{formats.ratio(found['ratio'])} {formats.interval(found['low'], found['high'])}".strip()
+
+
+def _same(data: Mapping[str, Any]) -> bool:
+    """Whether an arm's runs are those of its reference."""
+    return bool(data["ratio"] == data["low"] == data["high"] == 1.0)
+
+
+def _powers(answer: Json, same: set[str]) -> str:
+    """The power check beside what came of it."""
+    first = answer["power"][0]
+    came = {
+        entry["arm"]: math.sqrt(entry["data"]["high"] / entry["data"]["low"])
+        for entry in answer["worth_overall"]
+        if entry["data"]["low"]
+    }
+    found = [row for row in answer["power"] if row["arm"] not in same]
+    wanted = first["wanted"]
+    enough = sum(came.get(row["arm"], math.inf) <= wanted for row in found)
+    return (
+        f"What the design resolves, judged by seeds {', '.join(first['pilot'])} alone: the smallest worth in data at "
+        f"one size that {first['seeds']} seeds tell from 1×. Two seeds say little of noise; the last column is half "
+        f"the interval of the worth in data that came of all seeds, over all sizes, as a factor. It is at most "
+        f"{wanted:g}× in {enough} of {len(found)} comparisons.\n\n"
+        + table(
+            (
+                "arm",
+                "noise of log loss",
+                "slope",
+                "spread of log worth",
+                "resolves",
+                f"seeds for {wanted:g}×",
+                "came to",
+            ),
+            [(*_power(row), f"{came[row['arm']]:.2f}×" if row["arm"] in came else "–") for row in found],
+        )
+    )
 
 
 def _power(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from reproductions.verdicts import (
     both,
     by_error,
     contains,
+    durations,
     higher,
     lower,
     no_worse,
@@ -33,6 +34,8 @@ SMALL, LARGE = 64, 1024
 POINTS = "points of error"
 CLOSE = 0.5
 """Percentage points of error: a gap is closed where the interval lies below that."""
+ALPHA = 0.5
+"""How near to its value alpha must be to have it."""
 FALLS = 1.1
 """Distances at equal updates that differ by less than this factor fall on one another."""
 ALL = "lr + ghost + regime"
@@ -54,29 +57,30 @@ def _main(main: Json) -> list[Claim]:
     alone = {arm: _errors(main, arm, LARGE, "plain", LARGE) for arm in ("ghost", "regime")}
     return [
         Claim(
-            "A large batch generalises worse after the same epochs (C1 on CIFAR-10: 87.80 % to 83.95 %)",
-            f"batch {LARGE} minus batch {SMALL}, same epochs: {said(loses, POINTS, 2)}",
+            "A large batch ends with a higher error after the same epochs (C1 on CIFAR-10: 87.80 % to 83.95 %)",
+            f"batch {LARGE} minus batch {SMALL}: {_by_duration(main, 'plain', LARGE, 'plain', SMALL)}",
             higher(loses),
         ),
         Claim(
             "A learning rate scaled by the root of the batch gives a part of it back (86.15 %)",
-            f"scaled minus unscaled at batch {LARGE}: {said(scaled, POINTS, 2)}",
+            f"scaled minus unscaled at batch {LARGE}: {_by_duration(main, 'lr', LARGE, 'plain', LARGE)}",
             lower(scaled),
         ),
         Claim(
             "Ghost BatchNorm on top of it gives more (86.4 %)",
-            f"with minus without, both with the scaled rate: {said(ghosts, POINTS, 2)}",
+            f"with minus without, both with the scaled rate: {_by_duration(main, 'lr + ghost', LARGE, 'lr', LARGE)}",
             lower(ghosts),
         ),
         Claim(
             "As many updates as the small batch closes the gap (88.20 % against its 87.80 %)",
-            f"all three ingredients at batch {LARGE} minus batch {SMALL}: {said(closed, POINTS, 2)}",
+            f"all three ingredients at batch {LARGE} minus batch {SMALL}: "
+            f"{_by_duration(main, ALL, LARGE, 'plain', SMALL)}",
             no_worse(closed, CLOSE),
         ),
         *(
             Claim(
                 f"Asked here: {words} alone, with the small batch's learning rate, lowers the error of the large batch",
-                f"with minus without at batch {LARGE}: {said(alone[arm], POINTS, 2)}",
+                f"with minus without at batch {LARGE}: {_by_duration(main, arm, LARGE, 'plain', LARGE)}",
                 lower(alone[arm]),
             )
             for arm, words in (("ghost", "Ghost BatchNorm"), ("regime", "the adapted regime"))
@@ -128,17 +132,27 @@ def _errors(answer: Json, arm: str, batch: int, other: str, its: int, duration: 
     return paired(first, second, by_error)
 
 
+def _by_duration(answer: Json, arm: str, batch: int, other: str, its: int) -> str:
+    """The same at the end of each training; the longest one, by which claims are judged, comes last."""
+    found = ((d, _errors(answer, arm, batch, other, its, d)) for d in durations(answer["runs"]))
+    return "; ".join(f"{duration} {said(row, '', 2)}" for duration, row in found) + f" {POINTS}; judged by the last"
+
+
 def _walk(answer: Json) -> list[Claim]:
     ways = {arm: {r["batch"]: r for r in answer["distances"] if r["arm"] == arm} for arm in ("plain", "lr + ghost")}
     plain = [ways["plain"][batch] for batch in sorted(ways["plain"])]
     first, last = plain[0], plain[-1]
     apart = {arm: _at_equal_updates(by_batch) for arm, by_batch in ways.items()}
+    scaled = list(apart["lr + ghost"].items())
     alphas = [(r["batch"], {**r["roughness"]["alpha"], "value": r["roughness"]["alpha"]["ratio"]}) for r in plain]
     return [
         Claim(
             "The distance from the start grows as the logarithm of the updates, whatever the batch",
-            "error of a power law over that of the logarithm, ahead of a fit to the first two thirds: "
-            + "; ".join(f"batch {r['batch']} {times(_evidence(r, 'ahead'))}" for r in plain),
+            "how far a power law misses the distances, over how far the logarithm does (above 1 speaks for the "
+            "logarithm), of a fit to all, and beyond a fit to the first two thirds: "
+            + "; ".join(
+                f"batch {r['batch']} {times(_evidence(r, 'rmse'))} and {times(_evidence(r, 'ahead'))}" for r in plain
+            ),
             _logarithm(plain),
         ),
         Claim(
@@ -151,14 +165,19 @@ def _walk(answer: Json) -> list[Claim]:
         ),
         Claim(
             "With the scaled rate and Ghost BatchNorm, the distances of all batches are one function of updates",
-            f"largest over smallest distance of all batches at equal updates, over ranges of seeds: "
-            f"{times(apart['lr + ghost'])}; with one unscaled rate {times(apart['plain'])}",
-            _together(apart["lr + ghost"]),
+            "largest over smallest distance at equal updates, with the range of the seeds: "
+            + "; ".join(
+                f"after {update} updates of batches {first['batch']} to {batch} {times(row)}, with one unscaled "
+                f"rate {times(apart['plain'][update, batch])}"
+                for (update, batch), row in scaled
+            ),
+            agree(_together(row) for _, row in scaled),
         ),
         Claim(
-            "The loss spreads in proportion to the distance: alpha = 2",
+            "Asked here of the end of training (the paper, of the start: alpha = 2): the loss spreads around the "
+            "weights in proportion to the distance; where it is a parabola, alpha is 4",
             "; ".join(f"batch {batch}: {number(row)}" for batch, row in alphas),
-            agree(contains(row, 2.0) for _, row in alphas),
+            agree(contains(row, 2.0, ALPHA) for _, row in alphas),
         ),
     ]
 
@@ -168,24 +187,30 @@ def _evidence(record: Json, error: str) -> Json:
 
 
 def _logarithm(records: Sequence[Json]) -> Verdict:
-    """Both errors speak for the logarithm at every batch; a batch where both speak for the power law refutes."""
+    """Both errors speak for the logarithm at every batch; at most batches both speak for the power law, to refute."""
     pairs = [[_evidence(r, error) for error in ("rmse", "ahead")] for r in records]
-    if any(all(e["high"] is not None and e["high"] < 1 for e in pair) for pair in pairs):
+    against = sum(all(e["high"] is not None and e["high"] < 1 for e in pair) for pair in pairs)
+    if against > len(pairs) / 2:
         return FAILS
     return HOLDS if all(e["low"] is not None and e["low"] > 1 for pair in pairs for e in pair) else OPEN
 
 
-def _at_equal_updates(by_batch: Mapping[int, Json]) -> Json:
-    """Spread over batches at the last update that all of them measured."""
-    shared = max(set.intersection(*(set(r["update"]) for r in by_batch.values())))
-    places = [(r, r["update"].index(shared)) for r in by_batch.values()]
+def _at_equal_updates(by_batch: Mapping[int, Json]) -> dict[tuple[int, int], Json]:
+    """Spread over the smallest batches, by (last update that they all measured, largest of them): all, two less, ..."""
+    found = {}
+    for count in range(len(by_batch), 2, -2):
+        records = [by_batch[batch] for batch in sorted(by_batch)[:count]]
+        shared = max(set.intersection(*(set(r["update"]) for r in records)))
+        found[shared, records[-1]["batch"]] = _spread([(r, r["update"].index(shared)) for r in records])
+    return found
 
+
+def _spread(places: Sequence[tuple[Json, int]]) -> Json:
     def over(top: str, bottom: str) -> float:
         return max(r[top][at] for r, at in places) / min(r[bottom][at] for r, at in places)
 
-    middle = over("distance", "distance")
     nearest = max(r["low"][at] for r, at in places) / min(r["high"][at] for r, at in places)
-    return {"ratio": middle, "low": max(1.0, nearest), "high": over("high", "low")}
+    return {"ratio": over("distance", "distance"), "low": max(1.0, nearest), "high": over("high", "low")}
 
 
 def _together(row: Json) -> Verdict:
@@ -214,6 +239,9 @@ REPRODUCTION = Reproduction(
         Part(WALK, "distance from the start and roughness, six batch sizes, one rate", columns=("lr",)),
         Part(RESNET, "a narrow residual network"),
         Part(FULL, "the whole training set"),
+    ),
+    left_out=(
+        "on the residual network and the whole set, the ingredients one by one; the spread of the loss around the start"
     ),
     claims=claims,
     figures={

@@ -54,11 +54,13 @@ def no_worse(row: Row, close: float = CLOSE) -> Verdict:
     return FAILS if row["low"] > 0 else OPEN
 
 
-def contains(row: Row, value: float) -> Verdict:
-    """Whether the interval has the value in it."""
+def contains(row: Row, value: float, near: float) -> Verdict:
+    """Whether it is the value: the interval has it and lies within ``near`` of it; one that is wider shows little."""
     if row is None or row["low"] is None:
         return OPEN
-    return HOLDS if row["low"] <= value <= row["high"] else FAILS
+    if not row["low"] <= value <= row["high"]:
+        return FAILS
+    return HOLDS if value - near <= row["low"] and row["high"] <= value + near else OPEN
 
 
 def turned(row: Row) -> Row:
@@ -137,26 +139,46 @@ def paired(
     second: Sequence[Json],
     value: Callable[[Json], float] = by_loss,
     less: tuple[Sequence[Json], Sequence[Json]] | None = None,
+    share: float = 1.0,
 ) -> Row:
     """First minus second, seed by seed; a seed's runs at several places are averaged, over the places of both.
 
-    ``less``: another pair, whose difference is taken off at the same places and seeds.
+    A place is a cell without its seed, by those coordinates that vary within one of the lists. ``less``: another pair,
+    of whose difference ``share`` is taken off at the same places and seeds. Raises ValueError where two runs of a list
+    have one place and seed.
     """
+    lists = [first, second, *(less or ())]
+    names = {name for found in lists for run in found for name in run["cell"]} - {"seed"}
+    varying = sorted(
+        name for name in names if any(len({str(r["cell"].get(name)) for r in found}) > 1 for found in lists)
+    )
 
-    def table(found: Iterable[Json]) -> dict[tuple[str, int, str], float]:
-        return {(str(run["cell"].get("duration")), run["N"], run["seed"]): value(run) for run in found}
+    def table(found: Iterable[Json]) -> dict[tuple[tuple[str, ...], str], float]:
+        values: dict[tuple[tuple[str, ...], str], float] = {}
+        for run in found:
+            place = tuple(str(run["cell"].get(name)) for name in varying), str(run["seed"])
+            if place in values:
+                raise ValueError(f"two runs at {place}")
+            values[place] = value(run)
+        return values
 
-    def apart(a: Iterable[Json], b: Iterable[Json]) -> dict[tuple[str, int, str], float]:
+    def apart(a: Iterable[Json], b: Iterable[Json]) -> dict[tuple[tuple[str, ...], str], float]:
         ours, theirs = table(a), table(b)
         return {place: ours[place] - theirs[place] for place in ours.keys() & theirs.keys()}
 
     found = apart(first, second)
     if less is not None:
         off = apart(*less)
-        found = {place: found[place] - off[place] for place in found.keys() & off.keys()}
-    places = sorted({(duration, N) for duration, N, _ in found})
-    seeds = [s for s in sorted({seed for *_, seed in found}) if all((*place, s) in found for place in places)]
+        found = {place: found[place] - share * off[place] for place in found.keys() & off.keys()}
+    places = sorted({place for place, _ in found})
+    seeds = [s for s in sorted({seed for _, seed in found}) if all((place, s) in found for place in places)]
     if not seeds:
         return None
-    middle, low, high = interval([float(np.mean([found[*place, s] for place in places])) for s in seeds])
+    middle, low, high = interval([float(np.mean([found[place, s] for place in places])) for s in seeds])
     return {"value": middle, "low": low, "high": high, "seeds": len(seeds)}
+
+
+def durations(found: Iterable[Json]) -> list[str]:
+    """Those of the runs, shortest first."""
+    by_data = {str(run["cell"]["duration"]): run["D"] for run in found}
+    return sorted(by_data, key=lambda duration: by_data[duration])

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import math
+import random
+import re
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from reproductions.kept import PAGES, STUDIES, answer_file, answers, concluded, parquet
+from reproductions.kept import PAGES, STUDIES, NotMeasured, answer_file, answers, concluded, parquet
 from reproductions.page import Reproduction, write
 from reproductions.studies import ALL
-from reproductions.verdicts import HOLDS
+from reproductions.verdicts import OPEN
 from ruamel.yaml import YAML
 
 import isoloss
@@ -72,7 +74,7 @@ def test_the_conclusions_are_those_of_isoloss_today(folder: str, study: str) -> 
     kept = json.loads(answer_file(folder, study).read_text())
     try:
         found = concluded(folder, study)
-    except (ValueError, isoloss.recipe.errors.StudyError) as why:
+    except (NotMeasured, isoloss.recipe.errors.StudyError) as why:
         pytest.skip(str(why))
     _same(found, kept, "")
 
@@ -97,7 +99,7 @@ def _same(found: Any, kept: Any, where: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("folder", "study"), PARTS)
 def test_a_cell_that_is_trained_again_gives_the_stored_bits(folder: str, study: str, tmp_path: Path) -> None:
-    """The cheapest finished run of an arm without earlier training, alone, into an empty store."""
+    """One of the cheap finished runs of the arms without earlier training, alone, into an empty store."""
     raw = YAML(typ="safe").load(STUDIES / f"{study}.yaml")
     try:
         results = isoloss.results(STUDIES / f"{study}.yaml", parquet(folder, study))
@@ -110,7 +112,8 @@ def test_a_cell_that_is_trained_again_gives_the_stored_bits(folder: str, study: 
     ]
     if not results.stage.complete or not done:
         pytest.skip("measured with other numerics or other data than are here")
-    result, planned = min(done, key=lambda pair: pair[0].C)
+    cheap = sorted(done, key=lambda pair: pair[0].C)[: max(1, len(done) // 8)]
+    result, planned = random.Random(study).choice(cheap)
     alone = copy.deepcopy(raw)
     alone.pop("tune", None)
     alone["grid"] = {path: [result.cell[path]] for path in raw["grid"]}
@@ -130,4 +133,5 @@ def test_a_cell_that_is_trained_again_gives_the_stored_bits(folder: str, study: 
 def test_a_verdict_rests_on_an_interval(made: Reproduction) -> None:
     for claim in made.claims(answers(made.folder, made.studies)):
         assert claim.says and claim.found
-        assert claim.verdict != HOLDS or "[" in claim.found or "whole interval" in claim.found, claim.says
+        if claim.verdict != OPEN:
+            assert re.search(r"\[[-+\d]", claim.found) or "whole interval" in claim.found, claim.says
