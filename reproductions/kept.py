@@ -47,7 +47,7 @@ def answer_file(folder: str, study: str) -> Path:
 def keep(folder: str, study: str, store: str | Path, columns: tuple[str, ...] = ()) -> None:
     """Write both files of a study from a store that has its measurements; nothing else of the store is kept.
 
-    ``columns``: what is kept of training curves. Raises ValueError where runs of the study are not finished.
+    ``columns``: what is kept of training curves, of tuning none. Raises ValueError where runs of the study are not finished.
     """
     path = STUDIES / f"{study}.yaml"
     results = isoloss.results(path, store)
@@ -56,7 +56,8 @@ def keep(folder: str, study: str, store: str | Path, columns: tuple[str, ...] = 
         raise ValueError(f"{study}: {len(absent)} runs are not finished, the first is {absent[:1]}")
     keys = {lowered.run.key(at) for lowered in results.stage.runs for at in lowered.points}
     PAGES.joinpath(folder).mkdir(parents=True, exist_ok=True)
-    Store(store, create=False).export(parquet(folder, study), keys | _ends(results), columns=columns)
+    cells = {track.id for planned in results.stage.planned for track, _, _ in planned.lowered.run.tracks}
+    Store(store, create=False).export(parquet(folder, study), keys | _ends(results), columns=columns, tracks=cells)
     write_answer(folder, study)
 
 

@@ -190,7 +190,8 @@ def _section(part: Part, answer: Json) -> list[str]:
     for asked in answer.get("fixed_durations") or []:
         parts.append(f"*{asked['question']}* {asked['answer']}")
     if answer.get("transfer"):
-        parts.append("\n".join(f"- {sentence}" for sentence in answer["transfer"]["text"]))
+        more = (sentence for sentence in answer["transfer"]["text"] if sentence not in answer["summary"])
+        parts.append("\n".join(f"- {sentence}" for sentence in more))
     same = {entry["arm"] for entry in answer["worth_overall"] if _same(entry["data"])}
     rows = [
         (

@@ -58,6 +58,17 @@ def test_columns_of_curves_that_are_asked_for_are_kept_to_the_bit(
             assert (values == before[name]).all()
 
 
+def test_curves_are_kept_of_the_tracks_that_are_asked_for(trained: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
+    _, store = trained
+    rows = Store(store).pieces()
+    chosen = {rows[0].track}
+    Store(store).export(tmp_path / "some.parquet", columns=["loss"], tracks=chosen)
+    file = Store(tmp_path / "some.parquet")
+    assert {row.track for row in rows} > chosen
+    assert {row.track for row in file.pieces() if row.curve} == chosen
+    assert len(file.pieces()) == len(rows)
+
+
 def test_as_a_layer_it_spares_all_training_and_is_not_written_to(
     trained: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:

@@ -37,11 +37,16 @@ _CURVE = "curve."
 
 
 def pack(
-    layers: Collection[Layer], path: str | Path, keys: Collection[str] | None = None, columns: Collection[str] = ()
+    layers: Collection[Layer],
+    path: str | Path,
+    keys: Collection[str] | None = None,
+    columns: Collection[str] = (),
+    tracks: Collection[str] | None = None,
 ) -> int:
     """Write the pieces of `layers` (all, or those that end at or measure `keys`) into a new file; how many.
 
-    `columns`: what is kept of training curves beside the update, nothing by default. An older file is replaced.
+    `columns`: what is kept of training curves beside the update, nothing by default; `tracks`: of these alone. An older
+    file is replaced.
     """
     found: dict[str, tuple[Manifest, Sequence[Measurement], Mapping[str, np.ndarray]]] = {}
     for layer in layers:
@@ -53,7 +58,8 @@ def pack(
             table: Sequence[Measurement] = ()
             if manifest.measurements:
                 table = decode_measurements(layer.read_blob(blob_name(manifest.measurements, "parquet")))
-            curve = layer.curve(manifest.curve) if manifest.curve and columns else {}
+            wanted = columns and (tracks is None or row.track in tracks)
+            curve = layer.curve(manifest.curve) if manifest.curve and wanted else {}
             found[row.piece] = manifest, table, {name: curve[name] for name in ("update", *columns) if name in curve}
     rows = sorted(found.values(), key=lambda entry: (entry[0].track, entry[0].offset, entry[0].piece))
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -385,18 +385,20 @@ class Store:
         keys: Collection[str] | None = None,
         states: bool = False,
         columns: Collection[str] = (),
+        tracks: Collection[str] | None = None,
     ) -> int:
         """Copy pieces (all, or those that end at or measure `keys`) into another store; returns how many.
 
         Without `states` it holds curves and measurements only. It can serve as a layer under another store.
-        A `place` that ends in .parquet becomes one file of measurements, with these `columns` of training curves.
+        A `place` that ends in .parquet becomes one file of measurements, with these `columns` of training curves (of
+        these `tracks` alone).
         Raises StoreError, NotDeterministic where the target holds other bits at an equal key.
         """
         self.refresh()
         if str(place).endswith(SUFFIX):
             if states:
                 raise StoreError(f"{place}: a file of measurements holds no states; allowed: a folder or a URL")
-            return pack(self.layers, place, None if keys is None else set(keys), columns)
+            return pack(self.layers, place, None if keys is None else set(keys), columns, tracks)
         with Store(place) as target:
             return upkeep.export(self.layers, target.top, None if keys is None else set(keys), states)
 
