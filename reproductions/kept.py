@@ -47,7 +47,7 @@ def answer_file(folder: str, study: str) -> Path:
 def keep(folder: str, study: str, store: str | Path, columns: tuple[str, ...] = ()) -> None:
     """Write both files of a study from a store that has its measurements; nothing else of the store is kept.
 
-    ``columns``: what is kept of training curves, of tuning none. Raises ValueError where runs of the study are not finished.
+    ``columns``: what is kept of training curves, of tuning none. Raises ValueError where runs are not finished.
     """
     path = STUDIES / f"{study}.yaml"
     results = isoloss.results(path, store)
