@@ -11,6 +11,8 @@ from reproductions.headline import Line, lines
 from reproductions.kept import Json
 from reproductions.page import Claim, Part, Reproduction
 from reproductions.verdicts import (
+    CLOSE,
+    FAILS,
     HOLDS,
     OPEN,
     Row,
@@ -18,6 +20,7 @@ from reproductions.verdicts import (
     above,
     agree,
     both,
+    contains,
     lower,
     no_worse,
     overall,
@@ -153,9 +156,9 @@ def _short(batch: str) -> str:
 
 
 def _matters(answer: Json) -> Verdict:
-    """Whether another step changes the loss at the largest batch, either way."""
-    found = [lower(_at(answer, arm, LOCAL, BATCHES[IMAGES][-1])) for arm in STEPS]
-    return HOLDS if any(verdict != OPEN for verdict in found) else OPEN
+    """Whether another step changes the loss at the largest batch, either way; not if either stays within 0.01 nats."""
+    same = [contains(_at(answer, arm, LOCAL, BATCHES[IMAGES][-1]), 0.0, CLOSE) for arm in STEPS]
+    return HOLDS if FAILS in same else FAILS if set(same) == {HOLDS} else OPEN
 
 
 def _headline(found: Mapping[str, Json]) -> list[Line]:
