@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from isoloss.worth.compare import interval
+from reproductions.headline import Line, lines
 from reproductions.kept import Json
 from reproductions.page import Claim, Part, Reproduction
 from reproductions.verdicts import FAILS, HOLDS, OPEN, Row, Verdict, above, both, higher, times
@@ -172,6 +173,24 @@ def _predicts(entry: Row) -> Verdict:
     return HOLDS if low > 1 / FACTOR and high < FACTOR else OPEN
 
 
+def _headline(found: Mapping[str, Json]) -> list[Line]:
+    sizes = {TEXT: 512, IMAGES: 1024}
+    return [
+        line
+        for study, where in WHERE
+        if study in found
+        for line in lines(
+            "optimizers-at-scale",
+            found[study],
+            f"{where}, one size",
+            {
+                f"{arm} · batch {sizes[study]}": (f"{name}, batch {sizes[study]}", "AdamW")
+                for arm, name in (("lamb", "LAMB"), ("muon", "Muon"))
+            },
+        )
+    ]
+
+
 REPRODUCTION = Reproduction(
     folder="optimizers-at-scale",
     title="Optimizers at scale",
@@ -196,5 +215,5 @@ REPRODUCTION = Reproduction(
         TEXT: {"large-batch": "updates to one loss against the batch; grey: perfect scaling"},
         IMAGES: {"large-batch": "updates to one loss against the batch; grey: perfect scaling"},
     },
-    headline=lambda found: [],
+    headline=_headline,
 )
