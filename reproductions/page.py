@@ -48,6 +48,8 @@ isoloss run studies/fixed-durations.yaml
 Studies of images need Fashion-MNIST's files; the first lines of each say where."""
 
 
+ROUNDING = 1e-6
+"""Ratios that differ less from 1 are of equal runs."""
 FEW = 100
 """Updates below which a run has hardly begun."""
 
@@ -245,7 +247,7 @@ def _ratio(found: Mapping[str, Any]) -> str:
 
 def _same(data: Mapping[str, Any]) -> bool:
     """Whether an arm's runs are those of its reference."""
-    return bool(data["ratio"] == data["low"] == data["high"] == 1.0)
+    return data["low"] is not None and 1 - ROUNDING < data["low"] <= data["high"] < 1 + ROUNDING
 
 
 def _powers(answer: Json, same: set[str]) -> str:
