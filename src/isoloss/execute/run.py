@@ -140,7 +140,7 @@ def execute(
     paths = list(dict.fromkeys([str(study.path.parent) if study.path else "", os.getcwd(), *sys.path]))
     # Every cell is lowered once before anything trains, those behind tuning too, so that all mistakes come first.
     cells = expected(study, lowering, alone=not options.share)
-    after_tuning = cost.shared(grow(cells)).flops if study.tune else 0.0
+    whole = cost.shared(grow(cells)).flops if study.tune else 0.0
     for lowered in cells:
         for phase in lowered.run.phases:
             parallel.layout().share(phase.rule.micro_batches)
@@ -194,7 +194,9 @@ def execute(
                 forecast.expect(works)
             reused = cost.shared(current.roots).updates - sum(w.updates - w.replayed for w in works)
             if not repeated:
-                later = 0.0 if current.complete else after_tuning
+                # Runs of arms that are tuned already are among the work of this round.
+                known = cost.shared(grow([planned.lowered for planned in current.planned])).flops
+                later = 0.0 if current.complete else max(0.0, whole - known)
                 display.round("study" if current.complete else "tuning", works, reused, later)
             labels = [_label(current, w) for w in works]
             outcome = pool.run(
