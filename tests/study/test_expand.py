@@ -387,10 +387,10 @@ def test_a_study_is_extended_in_code(text: str) -> None:
 
 
 def test_ten_thousand_cells_take_less_than_two_seconds(text: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()  # other tests run beside this one
     made = study.loads(text.replace("[0, 1, 2]", str(list(range(278)))))
     assert len(made.cells) > 10_000
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2
 
 
 def test_nothing_heavy_is_imported() -> None:
