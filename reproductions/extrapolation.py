@@ -34,7 +34,7 @@ IMAGES, TEXT = "extrapolation", "extrapolation-text"
 BATCHES = {IMAGES: ("128 samples", "512 samples", "2048 samples"), TEXT: ("32 sequences", "256 sequences")}
 TUNED = {IMAGES: "Nesterov SGD", TEXT: "AdamW"}
 PLAIN = {IMAGES: "sgd", TEXT: "adamw"}
-ASKED = {IMAGES: "L", TEXT: "Asked here: l"}
+IMPROVES = {IMAGES: "Local extragradient improves", TEXT: "Asked here: local extragradient improves"}
 MAIN_BENEFIT = {IMAGES: "The main benefit", TEXT: "Asked here: the main benefit"}
 LESS = "corrected: less what Nesterov's look-ahead is worth, which ends with the extrapolation; both must agree"
 STEPS = ("local half as far", "local twice as far")
@@ -48,8 +48,7 @@ def claims(found: Mapping[str, Json]) -> Sequence[Claim]:
     return [
         *(
             Claim(
-                f"{ASKED[study]}ocal extragradient improves on tuned {TUNED[study]} at a large batch, at equal samples "
-                f"({where})",
+                f"{IMPROVES[study]} on tuned {TUNED[study]} at a large batch, at equal samples ({where})",
                 _by_batch(found[study], study, LOCAL, PLAIN[study]),
                 lower(_at(found[study], LOCAL, PLAIN[study], BATCHES[study][-1])),
             )

@@ -18,6 +18,7 @@ from reproductions.verdicts import (
     agree,
     below,
     both,
+    contains,
     durations,
     higher,
     lower,
@@ -119,7 +120,7 @@ def claims(found: Mapping[str, Json]) -> Sequence[Claim]:
             + "; predicted losses: "
             + "; ".join(f"{said(row)} at {row['place']}" for row in law if row["what"] == "difference")
             + f"; of these lengths {_share(main)}",
-            _agree([row for row in law if row["what"] == "exponent"]),
+            both(*(contains(row, 0.0, SAME) for row in law if row["what"] == "exponent")) if law else OPEN,
         ),
         Claim(
             "Asked here: a few real cooldowns predict what one begun anywhere on the trunk would reach (90 % bands)",
@@ -190,15 +191,6 @@ def _flattens(forms: Json, duration: str) -> Verdict:
     """At one duration, 20 % is better than 5 %, and 30 % gains less than a quarter of that on 20 %."""
     short, trunk, long = (runs(forms, arm, duration=duration) for arm in ("5 percent", TRUNK, "30 percent"))
     return both(higher(paired(short, trunk)), higher(paired(long, trunk, less=(trunk, short), share=0.25)))
-
-
-def _agree(rows: Sequence[Json]) -> Verdict:
-    """The differences of all exponents lie, with their intervals, within 0.1 of 0; one that excludes 0 refutes."""
-    if not rows or any(row["low"] is None for row in rows):
-        return OPEN
-    if any(row["resolved"] for row in rows):
-        return FAILS
-    return HOLDS if all(row["low"] > -SAME and row["high"] < SAME for row in rows) else OPEN
 
 
 def _headline(found: Mapping[str, Json]) -> list[Line]:

@@ -8,13 +8,14 @@ tree of the plan, with the power of the design and the seconds of all training.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars
 
 import isoloss
+from isoloss.plan.lower import Lowered
 from isoloss.store import Store
 from isoloss.worth.power import power
 
@@ -56,15 +57,19 @@ def keep(folder: str, study: str, store: str | Path, columns: tuple[str, ...] = 
         raise ValueError(f"{study}: {len(absent)} runs are not finished, the first is {absent[:1]}")
     keys = {lowered.run.key(at) for lowered in results.stage.runs for at in lowered.points}
     PAGES.joinpath(folder).mkdir(parents=True, exist_ok=True)
-    cells = {track.id for planned in results.stage.planned for track, _, _ in planned.lowered.run.tracks}
+    cells = _tracks(planned.lowered for planned in results.stage.planned)
     Store(store, create=False).export(parquet(folder, study), keys | _ends(results), columns=columns, tracks=cells)
     write_answer(folder, study)
 
 
+def _tracks(runs: Iterable[Lowered]) -> set[str]:
+    return {track.id for lowered in runs for track, _, _ in lowered.run.tracks}
+
+
 def _ends(results: isoloss.Results) -> set[str]:
     """Keys at the ends of the pieces that the study's runs are made of."""
-    tracks = {track.id for lowered in results.stage.runs for track, _, _ in lowered.run.tracks}
-    return {row.end_key for rows in results.store.on_tracks(tracks).values() for row in rows}
+    found = results.store.on_tracks(_tracks(results.stage.runs))
+    return {row.end_key for rows in found.values() for row in rows}
 
 
 def write_answer(folder: str, study: str) -> None:

@@ -95,7 +95,7 @@ def _laws(found: Json, asked: str, near: str, far: str) -> list[Claim]:
         Claim(
             f"{asked}beta is the same for both sources (0.38, 0.38)",
             f"beta of {apart}: {said(beta, '', 2)}",
-            _agree(beta),
+            contains(beta, 0.0, SAME),
         ),
         Claim(
             f"{asked}alpha differs between sources (0.18, 0.096)",
@@ -215,14 +215,6 @@ def _difference(between: Json, name: str) -> Row:
 
 def _over(ratio: Json) -> str:
     return f"{ratio['ratio']:.3f} {formats.interval(ratio['low'], ratio['high'])}".strip()
-
-
-def _agree(row: Row) -> Verdict:
-    if row is None or row["low"] is None:
-        return OPEN
-    if not row["low"] <= 0 <= row["high"]:
-        return FAILS
-    return HOLDS if row["low"] > -SAME and row["high"] < SAME else OPEN
 
 
 def headline(study: str, where: str, names: Mapping[str, str]) -> Callable[[Mapping[str, Json]], list[Line]]:

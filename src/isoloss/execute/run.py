@@ -140,7 +140,6 @@ def execute(
     paths = list(dict.fromkeys([str(study.path.parent) if study.path else "", os.getcwd(), *sys.path]))
     # Every cell is lowered once before anything trains, those behind tuning too, so that all mistakes come first.
     cells = expected(study, lowering, alone=not options.share)
-    whole = cost.shared(grow(cells)).flops if study.tune else 0.0
     for lowered in cells:
         for phase in lowered.run.phases:
             parallel.layout().share(phase.rule.micro_batches)
@@ -194,10 +193,10 @@ def execute(
                 forecast.expect(works)
             reused = cost.shared(current.roots).updates - sum(w.updates - w.replayed for w in works)
             if not repeated:
-                # Runs of arms that are tuned already are among the work of this round.
-                known = cost.shared(grow([planned.lowered for planned in current.planned])).flops
-                later = 0.0 if current.complete else max(0.0, whole - known)
-                display.round("study" if current.complete else "tuning", works, reused, later)
+                if current.complete:
+                    display.round("study", works, reused)
+                else:
+                    display.round("tuning", works, reused, _after_tuning(current, cells))
             labels = [_label(current, w) for w in works]
             outcome = pool.run(
                 works,
@@ -235,6 +234,12 @@ def execute(
     heard(final)
     estimates = forecast.against(complete=not (stopped or failed)) if forecast else None
     return Executed(final, _by_run(final, failed), stopped, time.monotonic() - begun, trained, replayed, estimates)
+
+
+def _after_tuning(current: Stage, cells: Sequence[Lowered]) -> float:
+    """FLOPs of the runs whose arms are not tuned yet; those of the others are among this round's work."""
+    known = cost.shared(grow([planned.lowered for planned in current.planned])).flops
+    return max(0.0, cost.shared(grow(cells)).flops - known)
 
 
 def _pool(
