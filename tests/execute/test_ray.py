@@ -24,6 +24,7 @@ from tests.conftest import SMALL
 from tests.execute.conftest import OBJECTS
 
 import isoloss
+from isoloss.execute.job import Job
 from isoloss.execute.run import Options
 from isoloss.recipe.errors import RunFailed, StudyError
 from isoloss.store import Store
@@ -76,7 +77,7 @@ def pieces(store: Path) -> int:
 
 
 def actors(ancestor: psutil.Process) -> list[psutil.Process]:
-    """Worker processes that train at this moment."""
+    """Processes of actors, those included that are still starting."""
     found = []
     for process in ancestor.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -117,18 +118,33 @@ def test_two_nodes_give_the_bits_of_this_machine(cluster: Any, tmp_path: Path, s
     assert not list((tmp_path / "store" / "leases" / "reach").iterdir())
 
 
-def test_a_killed_worker_and_a_node_that_vanishes(cluster: Any, tmp_path: Path, long_local: Path) -> None:
+def test_a_killed_worker_and_a_node_that_vanishes(
+    cluster: Any, tmp_path: Path, long_local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their work goes on elsewhere, from the newest stored pieces."""
+    from isoloss.execute.ray import Worker
+
     store = tmp_path / "store"
     node = cluster.add_node(num_cpus=1, object_store_memory=OBJECTS)
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    employed: list[Worker] = []
+    deliver = Worker.deliver
+
+    def noted(worker: Worker, job: Job) -> None:
+        deliver(worker, job)
+        employed.append(worker)
+
+    monkeypatch.setattr(Worker, "deliver", noted)
 
     def disturb() -> None:
-        until = time.monotonic() + 60
-        lost, others = [], []
-        while not (lost and others) and time.monotonic() < until:  # on a busy machine workers begin one by one
-            lost = actors(raylet)
-            others = [actor for actor in actors(psutil.Process()) if actor not in lost]
+        until = time.monotonic() + 120
+        # A process that is there may still be on its way to be a worker: its end would be no worker's death.
+        while len({id(worker) for worker in employed if worker.job}) < 3:
+            assert time.monotonic() < until, "three workers never trained at once"
+            time.sleep(0.02)
+        lost = actors(raylet)
+        others = [actor for actor in actors(psutil.Process()) if actor not in lost]
+        assert (len(lost), len(others)) == (1, 2)
         others[0].kill()
         time.sleep(0.2)
         cluster.remove_node(node, allow_graceful=False)
