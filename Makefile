@@ -2,6 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 export OMP_NUM_THREADS ?= 1
+# Tests start hundreds of processes: each finds the code compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 INSTALLED := $(VENV)/.installed
 

@@ -138,7 +138,7 @@ def test_what_is_drawn_is_what_was_computed(pages: Pages, browser: Browser) -> N
         assert [lows, highs] == [[min(cells[x]) for x in xs], [max(cells[x]) for x in xs]]
 
     for number, measure in enumerate(("data", "updates", "compute")):
-        page.tab.locator(f"input[name=measure][value='{number}']").check(force=True)
+        page.tab.locator(f"input[name=measure][value='{number}']").check()
         drawn = layers(page, "scale", "[layer.arm, layer.size, layer.y, layer.low, layer.high, Boolean(layer.marks)]")
         points = {(names[arm], size): [*y, *low, *high] for arm, size, y, low, high, marks in drawn if marks}
         assert points == {(w["arm"], w["N"]): list(w[measure].values()) for w in result["worth"]}

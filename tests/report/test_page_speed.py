@@ -46,7 +46,7 @@ def test_200_runs_are_smooth(pages: Pages, browser: Browser) -> None:
     page = browser.open(path)
     page.wait_drawn()
     page.tab.select_option("#size", "all")
-    page.tab.locator("input[name=seeds][value=each]").check(force=True)
+    page.tab.locator("input[name=seeds][value=each]").check()
     for selector in ("input[name=x]", "input[name=yscale]"):
         assert page.tab.evaluate(LATENCY, selector) < 400
     moving = page.tab.evaluate(

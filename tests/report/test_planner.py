@@ -244,7 +244,7 @@ def test_every_control_works_by_keyboard(folder: Path, browser: chromium.Browser
     settled(page)
     assert page.tab.is_visible("#planner-mfu") and value(page, "C") == pytest.approx(3.6e4 * 1e15 * 0.4)
     page.wait(lambda: page.evaluate("document.getElementById('planner-said').textContent.startsWith('For 10 hours')"))
-    page.tab.locator("input[value=tokens]").check(force=True)
+    page.tab.locator("input[value=tokens]").check()
     page.tab.fill("#planner-budget", "3e9")
     settled(page)
     assert value(page, "D") == pytest.approx(3e9, rel=1e-9)
@@ -298,7 +298,7 @@ def test_names_stay_text_and_practice_follows_the_size(folder: Path, browser: ch
 def test_it_fits_and_is_accessible(folder: Path, browser: chromium.Browser, width: int, dark: bool) -> None:
     page = opened(browser, folder, width=width, dark=dark)
     for kind in ("flops", "hours", "tokens"):
-        page.tab.locator(f"input[value={kind}]").check(force=True)
+        page.tab.locator(f"input[value={kind}]").check()
         settled(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.violations() == []

@@ -363,7 +363,7 @@ def test_every_control_by_mouse_and_keyboard(window: Browser, full: Path) -> Non
 
         everything = lines()
         cosine = page.locator("#arms input").first
-        cosine.uncheck(force=True)
+        cosine.uncheck()
         without = lines()
         assert 0 < without < everything
         cosine.focus()
@@ -378,12 +378,12 @@ def test_every_control_by_mouse_and_keyboard(window: Browser, full: Path) -> Non
         page.locator("[name=scale][value=log]").focus()
         page.keyboard.press("ArrowRight")
         assert page.locator("[name=scale][value=linear]").is_checked() and ticks() != logarithmic
-        page.locator("[name=part][value=training]").check(force=True)
+        page.locator("[name=part][value=training]").check()
         expect(page.locator("#reading")).to_contain_text("means over neighbouring updates")
         assert lines() != everything
 
         # What a tip says is what the store holds.
-        page.locator("[name=part][value=validation]").check(force=True)
+        page.locator("[name=part][value=validation]").check()
         page.wait_for_timeout(200)
         dot = page.locator(".panel circle.end").last
         dot.scroll_into_view_if_needed()
