@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from isoloss.report import formats
+from isoloss.worth import transfer
 from reproductions.headline import Line
 from reproductions.kept import Json
 from reproductions.page import Claim, Part, Reproduction
@@ -54,7 +55,7 @@ def claims(study: str) -> Callable[[Mapping[str, Json]], Sequence[Claim]]:
                 f"{near} minus {far}, all sizes and data: {said(closer)}",
                 lower(closer),
             ),
-            *(_accuracy(answer) if study == IMAGES else []),
+            *([*_accuracy(answer), *_effective_by_error(answer)] if study == IMAGES else []),
             *_cells(answer["transfer"], asked),
             *_compute(answer["transfer"], asked),
         ]
@@ -120,6 +121,40 @@ def _accuracy(answer: Json) -> list[Claim]:
         )
         for source, words in ((NEAR[IMAGES], "the other classes"), (FAR[IMAGES], "digits"))
     ]
+
+
+def _effective_by_error(answer: Json) -> list[Claim]:
+    """The answer to the transfer question with the error in the place of the loss."""
+    rows = [
+        transfer.Row(run["arm"].split(" · ")[0], run["N"], _samples(run), run["seed"], by_error(run) / 100)
+        for run in answer["runs"]
+        if run["status"] == "done"
+    ]
+    of = {"error": transfer.answer(rows, unit="samples")["cells"], "loss": answer["transfer"]["cells"]}
+
+    def counted(source: str, measure: str) -> tuple[int, int, int]:
+        cells = [cell["multiplier"] for cell in of[measure] if cell["source"] == source]
+        above_one = sum((_least(cell) or 0) > 1 for cell in cells)
+        return above_one, sum((_most(cell) or 2) < 1 for cell in cells), len(cells)
+
+    def words(source: str, measure: str) -> str:
+        more, less, _ = counted(source, measure)
+        return f"at equal {measure} {more} more, {less} less"
+
+    return [
+        Claim(
+            f"Asked here: at equal error, too, the target data is worth more after pre-training on {name} (in most "
+            "cells)",
+            f"of {counted(source, 'error')[-1]} cells, by their whole interval, {words(source, 'error')}; "
+            f"{words(source, 'loss')}",
+            _most_of(*counted(source, "error")),
+        )
+        for source, name in ((NEAR[IMAGES], "the other classes"), (FAR[IMAGES], "digits"))
+    ]
+
+
+def _samples(run: Json) -> float:
+    return float(str(run["cell"]["data.size"]).removesuffix(" samples"))
 
 
 def _cells(found: Json, asked: str) -> list[Claim]:
@@ -221,18 +256,18 @@ def headline(study: str, where: str, names: Mapping[str, str]) -> Callable[[Mapp
     """The multipliers at the largest size with tuned rates, on the least target data where all have an interval."""
 
     def of(found: Mapping[str, Json]) -> list[Line]:
-        transfer = found[study]["transfer"]
+        answer = found[study]["transfer"]
         tuned = [{row["N"] for row in arm["lr"] if row["rule"] == "tuned"} for arm in found[study]["arms"]]
         largest = max(set.intersection(*tuned))
         known: dict[float, dict[str, Json]] = {}
-        for cell in transfer["cells"]:
+        for cell in answer["cells"]:
             worth = cell["multiplier"]
             if cell["N"] == largest and worth and None not in (worth["value"], worth["low"], worth["high"]):
                 known.setdefault(cell["D_F"], {})[cell["source"]] = worth
         least = min((D for D, of in known.items() if names.keys() <= of.keys()), default=None)
         if least is None:
             return []
-        amount = f"{formats.short(least)} {transfer['unit']}"
+        amount = f"{formats.short(least)} {answer['unit']}"
         return [
             Line(
                 f"{name}, {amount}",
@@ -248,7 +283,7 @@ def headline(study: str, where: str, names: Mapping[str, str]) -> Callable[[Mapp
 
 
 def _reproduction(
-    study: str, title: str, question: str, about: str, where: str, names: Mapping[str, str], left_out: str = ""
+    study: str, title: str, question: str, about: str, where: str, names: Mapping[str, str]
 ) -> Reproduction:
     return Reproduction(
         folder=study,
@@ -256,7 +291,6 @@ def _reproduction(
         paper=PAPER,
         question=question,
         parts=(Part(study, about),),
-        left_out=left_out,
         claims=claims(study),
         figures={
             study: {
@@ -285,6 +319,5 @@ REPRODUCTIONS = (
         "pre-training on half the classes and on digits, then the other half",
         "images",
         {"half": "pre-training on the other classes", "digits": "pre-training on digits"},
-        "larger models (these span a factor of 9 in N); effective data by accuracy",
     ),
 )
