@@ -76,6 +76,11 @@ def both(*verdicts: Verdict) -> Verdict:
     return FAILS if FAILS in verdicts else OPEN if OPEN in verdicts else HOLDS
 
 
+def either(*verdicts: Verdict) -> Verdict:
+    """One must hold; all that do not refute it."""
+    return HOLDS if HOLDS in verdicts else OPEN if OPEN in verdicts else FAILS
+
+
 def agree(verdicts: Iterable[Verdict]) -> Verdict:
     """What all say, or that it is not resolved."""
     found = set(verdicts)

@@ -16,6 +16,7 @@ from reproductions.verdicts import (
     both,
     contains,
     durations,
+    either,
     higher,
     lower,
     no_worse,
@@ -93,5 +94,6 @@ def test_rules_go_each_of_three_ways() -> None:
     assert [no_worse(row(*ends)) for ends in ((-1, 0.005), (-1, 0.02), (0.001, 0.02))] == [HOLDS, OPEN, FAILS]
     assert [contains(row(*ends), 2.0, 0.5) for ends in ((1.6, 2.4), (1, 3), (2.1, 2.2))] == [HOLDS, OPEN, FAILS]
     assert [both(*said) for said in ((HOLDS, HOLDS), (HOLDS, OPEN), (OPEN, FAILS))] == [HOLDS, OPEN, FAILS]
+    assert [either(*said) for said in ((FAILS, HOLDS), (FAILS, OPEN), (FAILS, FAILS))] == [HOLDS, OPEN, FAILS]
     assert [agree(said) for said in ((HOLDS, HOLDS), (HOLDS, FAILS), (FAILS, FAILS))] == [HOLDS, OPEN, FAILS]
     assert turned(row(1, 2)) == {"value": -0.0, "low": -2, "high": -1} and turned(None) is None
