@@ -35,6 +35,7 @@ from reproductions.laws_on_public_data import (
     REPEATS,
 )
 from reproductions.markdown import table
+from reproductions.page import claims_table
 
 TITLE = "Laws on public data"
 QUESTION = (
@@ -99,10 +100,7 @@ def text(results: Results, pictures: Sequence[tuple[str, str]]) -> str:
         "<!-- made by `python -m reproductions` from the file beside it -->",
         QUESTION,
         "## What the papers say, and what was found",
-        table(
-            ("the claim", "here", "verdict"),
-            [(claim.says, claim.found, f"**{claim.verdict}**") for claim in claims(results)],
-        ),
+        claims_table(claims(results)),
         "Intervals are 90 %. Of parameters: percentiles of resampled fits, by whole model sizes unless rows are named "
         "(below ten sizes half the central 68 % of the draws times the normal quantile), widened for few sizes. Of "
         "errors and coverage: Student's t over independent units, which are data sets on the curves and model sizes or "

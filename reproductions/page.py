@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,9 +132,7 @@ def text(made: Reproduction, found: Mapping[str, Json], pictures: Sequence[tuple
         "<!-- made by `python -m reproductions` from the files beside it -->",
         made.question + f" The paper: {made.paper}.",
         "## What the paper says, and what was found",
-        table(
-            ("the claim", "here", "verdict"), [(claim.says, claim.found, f"**{claim.verdict}**") for claim in claims]
-        ),
+        claims_table(claims),
         INTERVALS,
         "## What was run",
         table(
@@ -308,11 +307,17 @@ def _commands(made: Reproduction) -> str:
     return "```text\n" + "\n".join(lines) + "\n```"
 
 
+def claims_table(claims: Iterable[Claim]) -> str:
+    """One row a claim; each part of what was found is a line, but for what stands in brackets."""
+    lines = ((claim.says, re.sub(r"; (?![^()]*\))", "<br>", claim.found), claim.verdict) for claim in claims)
+    return table(("the claim", "here", "verdict"), [(says, found, f"**{verdict}**") for says, found, verdict in lines])
+
+
 def verdicts(claims: Iterable[Claim]) -> str:
     """How many claims there are of each verdict."""
     counts = Counter(claim.verdict for claim in claims)
-    words = {HOLDS: "hold", FAILS: "do not hold", OPEN: "not resolved"}
-    return ", ".join(f"{counts[name]} {word}" for name, word in words.items() if counts[name])
+    words = {HOLDS: ("holds", "hold"), FAILS: ("does not hold", "do not hold"), OPEN: ("not resolved",) * 2}
+    return ", ".join(f"{counts[name]} {word[counts[name] > 1]}" for name, word in words.items() if counts[name])
 
 
 def write_index(rows: Iterable[Sequence[str]], target: Path = PAGES) -> Path:

@@ -161,7 +161,7 @@ def _errors(answer: Json, arm: str, batch: int, other: str, its: int, duration: 
 def _by_duration(answer: Json, arm: str, batch: int, other: str, its: int) -> str:
     """The same at the end of each training; the longest one, by which claims are judged, comes last."""
     found = ((d, _errors(answer, arm, batch, other, its, d)) for d in durations(answer["runs"]))
-    return "; ".join(f"{duration} {said(row, '', 2)}" for duration, row in found) + f" {POINTS}; judged by the last"
+    return "; ".join(f"{duration} {said(row, '', 2)}" for duration, row in found) + f" {POINTS} (judged by the last)"
 
 
 def _walk(answer: Json) -> list[Claim]:
