@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from reproductions.headline import Line, lines
 from reproductions.kept import Json
@@ -54,17 +54,18 @@ def claims(found: Mapping[str, Json]) -> Sequence[Claim]:
 
 def _main(main: Json) -> list[Claim]:
     return [
-        Claim(
+        _differs(
             "A large batch ends with a higher error after the same epochs (C1 on CIFAR-10: 87.80 % to 83.95 %)",
-            f"batch {LARGE} minus batch {SMALL}: {_by_duration(main, 'plain', LARGE, 'plain', SMALL)}",
-            higher(_errors(main, "plain", LARGE, "plain", SMALL)),
+            f"batch {LARGE} minus batch {SMALL}",
+            higher,
+            (main, "plain", LARGE, "plain", SMALL),
         ),
         *_on_top(main, "", "86.15 %", "86.4 %"),
-        Claim(
+        _differs(
             "As many updates as the small batch closes the gap (88.20 % against its 87.80 %)",
-            f"all three ingredients at batch {LARGE} minus batch {SMALL}: "
-            f"{_by_duration(main, ALL, LARGE, 'plain', SMALL)}",
-            no_worse(_errors(main, ALL, LARGE, "plain", SMALL), CLOSE),
+            f"all three ingredients at batch {LARGE} minus batch {SMALL}",
+            _closes,
+            (main, ALL, LARGE, "plain", SMALL),
         ),
         *_alone(main, ""),
     ]
@@ -73,29 +74,41 @@ def _main(main: Json) -> list[Claim]:
 def _on_top(answer: Json, where: str, scaled: str, ghosts: str) -> list[Claim]:
     """The scaled rate, and Ghost BatchNorm on top of it; with the accuracies that the paper reaches by them."""
     return [
-        Claim(
+        _differs(
             f"A learning rate scaled by the root of the batch gives a part of it back{where}{_published(scaled)}",
-            f"scaled minus unscaled at batch {LARGE}: {_by_duration(answer, 'lr', LARGE, 'plain', LARGE)}",
-            lower(_errors(answer, "lr", LARGE, "plain", LARGE)),
+            f"scaled minus unscaled at batch {LARGE}",
+            lower,
+            (answer, "lr", LARGE, "plain", LARGE),
         ),
-        Claim(
+        _differs(
             f"Ghost BatchNorm on top of it gives more{where}{_published(ghosts)}",
-            f"with minus without, both with the scaled rate: {_by_duration(answer, 'lr + ghost', LARGE, 'lr', LARGE)}",
-            lower(_errors(answer, "lr + ghost", LARGE, "lr", LARGE)),
+            "with minus without, both with the scaled rate",
+            lower,
+            (answer, "lr + ghost", LARGE, "lr", LARGE),
         ),
     ]
 
 
 def _alone(answer: Json, where: str) -> list[Claim]:
     return [
-        Claim(
+        _differs(
             f"Asked here: {words} alone, with the small batch's learning rate, lowers the error of the large "
             f"batch{where}",
-            f"with minus without at batch {LARGE}: {_by_duration(answer, arm, LARGE, 'plain', LARGE)}",
-            lower(_errors(answer, arm, LARGE, "plain", LARGE)),
+            f"with minus without at batch {LARGE}",
+            lower,
+            (answer, arm, LARGE, "plain", LARGE),
         )
         for arm, words in (("ghost", "Ghost BatchNorm"), ("regime", "the adapted regime"))
     ]
+
+
+def _differs(says: str, words: str, rule: Callable[[Row], Verdict], which: tuple[Json, str, int, str, int]) -> Claim:
+    """A claim on a difference of errors, as ``_errors`` takes it: judged at the end of the longest training."""
+    return Claim(says, f"{words}: {_by_duration(*which)}", rule(_errors(*which)))
+
+
+def _closes(row: Row) -> Verdict:
+    return no_worse(row, CLOSE)
 
 
 def _published(accuracy: str) -> str:
@@ -110,7 +123,7 @@ def _tuned(tuned: Json) -> list[Claim]:
         Claim(
             "Asked here: once each batch has a learning rate of its own, equal updates close the gap",
             f"gap at equal epochs {said(still, POINTS, 2)}; at equal updates {said(equal, POINTS, 2)}",
-            no_worse(equal, CLOSE),
+            _closes(equal),
         ),
         Claim(
             "Asked here: Ghost BatchNorm adds something once the learning rate is tuned",
@@ -141,7 +154,7 @@ def _again(answer: Json, where: str, published: str, scaled: str, ghosts: str) -
             f"minus batch {SMALL}: {_by_duration(answer, ALL, LARGE, 'plain', SMALL)}",
             both(
                 higher(_errors(answer, "plain", LARGE, "plain", SMALL)),
-                no_worse(_errors(answer, ALL, LARGE, "plain", SMALL), CLOSE),
+                _closes(_errors(answer, ALL, LARGE, "plain", SMALL)),
             ),
         ),
         *_on_top(answer, f", {where}", scaled, ghosts),
