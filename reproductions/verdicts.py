@@ -46,19 +46,15 @@ def higher(row: Row) -> Verdict:
 
 
 def no_worse(row: Row, close: float = CLOSE) -> Verdict:
-    """Whether the loss is lower, or by its whole interval at most ``close`` higher."""
-    if row is None or row["low"] is None:
-        return OPEN
-    if row["high"] < close:
-        return HOLDS
-    return FAILS if row["low"] > 0 else OPEN
+    """Whether it is lower, or at most ``close`` higher, by the whole interval; refuted where that lies beyond."""
+    return below(row, close)
 
 
 def contains(row: Row, value: float, near: float) -> Verdict:
-    """Whether it is the value: the interval has it and lies within ``near`` of it; one that is wider shows little."""
+    """Whether it is the value but for ``near``: the interval lies within that, or (refuted) wholly beyond it."""
     if row is None or row["low"] is None:
         return OPEN
-    if not row["low"] <= value <= row["high"]:
+    if row["low"] > value + near or row["high"] < value - near:
         return FAILS
     return HOLDS if value - near <= row["low"] and row["high"] <= value + near else OPEN
 

@@ -91,8 +91,9 @@ def test_rules_go_each_of_three_ways() -> None:
     assert [higher(row(*ends)) for ends in ((1, 2), (-1, 1), (-2, -1))] == [HOLDS, OPEN, FAILS]
     assert [below(row(*ends), 1.0) for ends in ((0.1, 0.9), (0.9, 1.1), (1.1, 2))] == [HOLDS, OPEN, FAILS]
     assert [above(row(*ends)) for ends in ((1.1, 2), (0.9, 1.1), (0.1, 0.9))] == [HOLDS, OPEN, FAILS]
-    assert [no_worse(row(*ends)) for ends in ((-1, 0.005), (-1, 0.02), (0.001, 0.02))] == [HOLDS, OPEN, FAILS]
-    assert [contains(row(*ends), 2.0, 0.5) for ends in ((1.6, 2.4), (1, 3), (2.1, 2.2))] == [HOLDS, OPEN, FAILS]
+    assert [no_worse(row(*ends)) for ends in ((-1, 0.005), (0.001, 0.02), (0.011, 0.02))] == [HOLDS, OPEN, FAILS]
+    near = ((1.6, 2.4), (2.1, 2.2), (1, 3), (2.1, 2.6), (2.6, 3), (1, 1.4))
+    assert [contains(row(*ends), 2.0, 0.5) for ends in near] == [HOLDS, HOLDS, OPEN, OPEN, FAILS, FAILS]
     assert [both(*said) for said in ((HOLDS, HOLDS), (HOLDS, OPEN), (OPEN, FAILS))] == [HOLDS, OPEN, FAILS]
     assert [either(*said) for said in ((FAILS, HOLDS), (FAILS, OPEN), (FAILS, FAILS))] == [HOLDS, OPEN, FAILS]
     assert [agree(said) for said in ((HOLDS, HOLDS), (HOLDS, FAILS), (FAILS, FAILS))] == [HOLDS, OPEN, FAILS]
