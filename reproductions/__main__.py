@@ -11,7 +11,7 @@ from reproductions import laws_on_public_data
 from reproductions.headline import Line
 from reproductions.headline import write as headline
 from reproductions.kept import answers, keep, parquet, write_answer
-from reproductions.page import verdicts, write, write_index
+from reproductions.page import listed, write, write_index
 from reproductions.studies import ALL
 
 
@@ -45,10 +45,8 @@ def main() -> None:
                 print(f"{study}: its conclusions are left as they are ({why})")
         print(f"{made.folder}: {write(made)[0]}")
         found = answers(made.folder, made.studies)
-        hours = sum(answer["training_seconds"] for answer in found.values()) / 3600
-        link = f"[{made.title}]({made.folder}/index.md)"
         measured += made.headline(found)
-        rows.append((link, made.paper, verdicts(made.claims(found)), f"{hours:.1f} core-hours"))
+        rows.append(listed(made, found))
     print(laws_on_public_data.write()[0])
     rows.append(laws_on_public_data.listed())
     for path in (write_index(rows), *headline(measured)):

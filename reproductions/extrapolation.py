@@ -81,7 +81,11 @@ def _pays(answer: Json, study: str) -> Claim:
 
 def _initial_phase(answer: Json, study: str) -> Claim:
     return Claim(
-        _asked(study, "the main benefit comes in the initial phase"),
+        _asked(
+            study,
+            "the main benefit comes in the initial phase (asked: early only ends lower than never, and at most "
+            f"{CLOSE:g} nats above always)",
+        ),
         f"early only minus always: {_by_batch(answer, study, EARLY, LOCAL)}; early only minus never: "
         f"{_by_batch(answer, study, EARLY, PLAIN[study])}",
         both(
@@ -117,10 +121,11 @@ def _noise(answer: Json, study: str) -> Claim:
 
 
 def _how_far(answer: Json, study: str) -> Claim:
-    """Whether another step changes the loss at the largest batch, either way; not if either stays within 0.01 nats."""
+    """Whether another step changes the loss at the largest batch, either way."""
     same = [contains(_at(answer, arm, LOCAL, BATCHES[study][-1]), 0.0, CLOSE) for arm in STEPS]
     return Claim(
-        f"Asked here: how far to extrapolate matters (0.125 and 0.5 against 0.25 of the rate; {WHERE[study]})",
+        f"Asked here: how far to extrapolate matters, by more than {CLOSE:g} nats (0.125 and 0.5 against 0.25 of the "
+        f"rate; {WHERE[study]})",
         "; ".join(f"{arm} minus 0.25: {_by_batch(answer, study, arm, LOCAL)}" for arm in STEPS),
         HOLDS if FAILS in same else FAILS if set(same) == {HOLDS} else OPEN,
     )

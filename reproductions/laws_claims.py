@@ -183,14 +183,15 @@ def _chinchilla(results: Results) -> list[Claim]:
     )
     return [
         Claim(
-            f"Besiroglu et al., by their public notebook: the law of Hoffmann et al., refitted to these points, has "
-            f"{listed(REFIT)}",
+            "Besiroglu et al., by their public notebook (not confirmed from the paper): the law of Hoffmann et al., "
+            f"refitted to these points, has {listed(REFIT)}",
             ", ".join(f"{name} {plain(row)}" for name, row in values.items())
             + f"; in the L1 limit all five agree within {apart:.2%}",
             HOLDS if apart < EXACT else both(*(contains(values[name], at, 0.1 * at) for name, at in REFIT.items())),
         ),
         Claim(
-            f"Their standard errors over resamples of rows, by the notebook: {listed(ERRORS)}",
+            "Their standard errors over resamples of rows, by the notebook (not confirmed from the paper): "
+            f"{listed(ERRORS)}",
             "with the same resamples "
             + ", ".join(f"{name} {plain(row)}" for name, row in spread.items())
             + f" (Monte Carlo error of {formats.count(DRAWS)} draws)",
@@ -310,8 +311,8 @@ def _repeats(results: Results) -> list[Claim]:
     hit, of = inside(results, where, law)
     return [
         Claim(
-            "Muennighoff et al.: repeated tokens are worth ever less, as D' = U (1 + r_D (1 - exp(-R/r_D))) has it (no "
-            "figure)",
+            "Muennighoff et al.: repeated tokens are worth ever less (no figure; asked here: their law, with "
+            "D' = U (1 + r_D (1 - exp(-R/r_D))), forecasts more passes better than laws without it)",
             f"|error| of their law at {few:g} and {many:g} passes, fitted up to {FEW_PASSES:g}, minus that of "
             + "; ".join(f"`{other}` {percent(row)}" for other, row in gains.items())
             + "; r_D over all runs "

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class Reproduction:
     ``figures``: captions by study and name.
 
     ``headline``: the lines of the README's table, from the same answers as ``claims``. ``left_out``: what of the paper
-    nothing here was run for.
+    nothing here was run for. ``details``: by study, further paragraphs of its section, from its answer.
     """
 
     folder: str
@@ -92,6 +92,7 @@ class Reproduction:
     figures: Mapping[str, Mapping[str, str]]
     headline: Callable[[Mapping[str, Json]], Sequence[Line]]
     left_out: str = ""
+    details: Mapping[str, Callable[[Json], Sequence[str]]] = field(default_factory=dict)
 
     @property
     def studies(self) -> tuple[str, ...]:
@@ -153,7 +154,8 @@ def text(made: Reproduction, found: Mapping[str, Json], pictures: Sequence[tuple
     for path, caption in pictures:
         parts.append(f"![{caption.replace('`', '')}]({path})\n\n*{caption}*")
     for part in made.parts:
-        parts += _section(part, found[part.study]) if part.study in found else []
+        if part.study in found:
+            parts += _section(part, found[part.study], made.details.get(part.study, lambda _: ()))
     parts += ["## The commands", _commands(made)]
     return "\n\n".join(parts) + "\n"
 
@@ -185,14 +187,42 @@ def _ends(values: Sequence[float]) -> str:
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
-def _section(part: Part, answer: Json) -> list[str]:
+def _section(part: Part, answer: Json, details: Callable[[Json], Sequence[str]]) -> list[str]:
     """Everything about one study: answers, worth, power, cost, caveats."""
     parts = [f"## {part.study}", *(str(sentence) for sentence in answer["summary"])]
     for asked in answer.get("fixed_durations") or []:
         parts.append(f"*{asked['question']}* {asked['answer']}")
     if answer.get("transfer"):
+        # What is trained on is no measure there: all arms see as many samples, most of them again and again.
         more = (sentence for sentence in answer["transfer"]["text"] if sentence not in answer["summary"])
         parts.append("\n".join(f"- {sentence}" for sentence in more))
+    else:
+        parts += _worth(answer)
+    parts += details(answer)
+    rates: dict[str, list[str]] = {}
+    for arm in answer["arms"]:
+        if arm["lr"]:
+            rates.setdefault("; ".join(_rate(row) for row in arm["lr"]), []).append(arm["name"])
+    if rates:
+        parts.append(
+            "Learning rates.\n\n" + table(("arms", "learning rate"), [(", ".join(a), lr) for lr, a in rates.items()])
+        )
+    updates = answer["sharing"]["updates"]
+    flops = answer["sharing"]["flops"]
+    parts.append(
+        f"Cost: {formats.count(updates['shared'])} updates and {flops['shared']:.3g} FLOPs were trained, with tuning, "
+        f"in {answer['training_seconds'] / 3600:.1f} core-hours; without sharing it would have been "
+        f"{formats.count(updates['unshared'])} updates and {flops['unshared']:.3g} FLOPs "
+        f"({updates['shared'] / updates['unshared']:.0%} and {flops['shared'] / flops['unshared']:.0%} were trained)."
+    )
+    if answer["caveats"]:
+        parts.append("Caveats:\n\n" + "\n".join(f"- {caveat}" for caveat in answer["caveats"]))
+    return parts
+
+
+def _worth(answer: Json) -> list[str]:
+    """What each variant was worth at equal loss, and the power check."""
+    parts = []
     same = {entry["arm"] for entry in answer["worth_overall"] if _same(entry["data"])}
     rows = [
         (
@@ -212,24 +242,6 @@ def _section(part: Part, answer: Json) -> list[str]:
         parts.append(f"The same runs as what they are compared with, so left out: {', '.join(sorted(same))}.")
     if answer["power"]:
         parts.append(_powers(answer, same))
-    rates: dict[str, list[str]] = {}
-    for arm in answer["arms"]:
-        if arm["lr"]:
-            rates.setdefault("; ".join(_rate(row) for row in arm["lr"]), []).append(arm["name"])
-    if rates:
-        parts.append(
-            "Learning rates.\n\n" + table(("arms", "learning rate"), [(", ".join(a), lr) for lr, a in rates.items()])
-        )
-    updates = answer["sharing"]["updates"]
-    flops = answer["sharing"]["flops"]
-    parts.append(
-        f"Cost: {formats.count(updates['shared'])} updates and {flops['shared']:.3g} FLOPs were trained, with tuning, "
-        f"in {answer['training_seconds'] / 3600:.1f} core-hours; without sharing it would have been "
-        f"{formats.count(updates['unshared'])} updates and {flops['unshared']:.3g} FLOPs "
-        f"({updates['shared'] / updates['unshared']:.0%} and {flops['shared'] / flops['unshared']:.0%} were trained)."
-    )
-    if answer["caveats"]:
-        parts.append("Caveats:\n\n" + "\n".join(f"- {caveat}" for caveat in answer["caveats"]))
     return parts
 
 
@@ -318,6 +330,13 @@ def verdicts(claims: Iterable[Claim]) -> str:
     counts = Counter(claim.verdict for claim in claims)
     words = {HOLDS: ("holds", "hold"), FAILS: ("does not hold", "do not hold"), OPEN: ("not resolved",) * 2}
     return ", ".join(f"{counts[name]} {word[counts[name] > 1]}" for name, word in words.items() if counts[name])
+
+
+def listed(made: Reproduction, found: Mapping[str, Json]) -> tuple[str, ...]:
+    """Its row in the list of all."""
+    hours = sum(answer["training_seconds"] for answer in found.values()) / 3600
+    link = f"[{made.title}]({made.folder}/index.md)"
+    return link, made.paper, verdicts(made.claims(found)), f"{hours:.1f} core-hours"
 
 
 def write_index(rows: Iterable[Sequence[str]], target: Path = PAGES) -> Path:

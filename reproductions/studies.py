@@ -12,11 +12,3 @@ ALL: tuple[Reproduction, ...] = (
     optimizers.REPRODUCTION,
     *transfer.REPRODUCTIONS,
 )
-
-
-def named(folder: str) -> Reproduction:
-    """The reproduction of that folder. Raises ValueError with the names there are."""
-    for made in ALL:
-        if made.folder == folder:
-            return made
-    raise ValueError(f"no reproduction {folder!r}; allowed: {', '.join(made.folder for made in ALL)}")

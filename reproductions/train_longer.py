@@ -62,7 +62,7 @@ def _main(main: Json) -> list[Claim]:
         ),
         *_on_top(main, "", "86.15 %", "86.4 %"),
         _differs(
-            "As many updates as the small batch closes the gap (88.20 % against its 87.80 %)",
+            f"As many updates as the small batch closes the gap to {CLOSE:g} {POINTS} (88.20 % against its 87.80 %)",
             f"all three ingredients at batch {LARGE} minus batch {SMALL}",
             _closes,
             (main, ALL, LARGE, "plain", SMALL),
@@ -121,7 +121,8 @@ def _tuned(tuned: Json) -> list[Claim]:
     adds = {a: _errors(tuned, a, LARGE, b, LARGE) for a, b in (("ghost", "plain"), ("ghost + regime", "regime"))}
     return [
         Claim(
-            "Asked here: once each batch has a learning rate of its own, equal updates close the gap",
+            "Asked here: once each batch has a learning rate of its own, equal updates close the gap to "
+            f"{CLOSE:g} {POINTS}",
             f"gap at equal epochs {said(still, POINTS, 2)}; at equal updates {said(equal, POINTS, 2)}",
             _closes(equal),
         ),
@@ -149,7 +150,8 @@ _ELSEWHERE = {
 def _again(answer: Json, where: str, published: str, scaled: str, ghosts: str) -> list[Claim]:
     return [
         Claim(
-            f"The same {where}{published}: the large batch loses, all three ingredients close the gap",
+            f"The same {where}{published}: the large batch loses, all three ingredients close the gap to "
+            f"{CLOSE:g} {POINTS}",
             f"batch {LARGE} minus batch {SMALL}: {_by_duration(answer, 'plain', LARGE, 'plain', SMALL)}; all three "
             f"minus batch {SMALL}: {_by_duration(answer, ALL, LARGE, 'plain', SMALL)}",
             both(
@@ -202,7 +204,8 @@ def _walk(answer: Json) -> list[Claim]:
             HOLDS if first["low"][-1] > last["high"][-1] else FAILS if first["high"][-1] < last["low"][-1] else OPEN,
         ),
         Claim(
-            "With the scaled rate and Ghost BatchNorm, the distances of all batches are one function of updates",
+            "With the scaled rate and Ghost BatchNorm, the distances of all batches are one function of updates (asked "
+            f"here: within a factor of {FALLS:g})",
             "largest over smallest distance at equal updates, with the range of the seeds: "
             + "; ".join(
                 f"after {update} updates of batches {first['batch']} to {batch} {times(row)}, with one unscaled "
@@ -213,7 +216,7 @@ def _walk(answer: Json) -> list[Claim]:
         ),
         _spreads(
             "Asked here of the end of training: the loss spreads around the weights in proportion to the distance "
-            "(alpha = 2; where it is a parabola, 4)",
+            "(alpha = 2; at the bottom of a parabola, 4)",
             {f"batch {r['batch']}": r for r in plain},
         ),
     ]
@@ -225,11 +228,15 @@ def _start(answer: Json) -> list[Claim]:
         _spreads(says, {f"{net} net": records[net + distances] for net in ("convolutional", "residual")})
         for says, distances in (
             (
-                "The loss spreads around the start in proportion to the distance (ResNet-44: a straight line up to a "
-                "spread of about 0.0075, alpha = 2); here where it spreads about as little",
+                "The loss spreads around the start in proportion to the distance (ResNet-44, by the authors' slides: "
+                "about a straight line to distance 9 and a spread of 0.0075, alpha = 2)",
+                "",
+            ),
+            (
+                "Asked here: it does nearer to the start, where these small networks spread about as little (any "
+                "smooth loss is straight near enough to a point)",
                 " near",
             ),
-            ("Asked here: it does as far from the start as training goes, too", ""),
         )
     ]
 
@@ -243,7 +250,7 @@ def _spreads(says: str, records: Mapping[str, Json]) -> Claim:
     distances = ", ".join(f"{distance:g}" for distance in next(iter(records.values()))["roughness"]["distance"])
     return Claim(
         says,
-        f"alpha over distances {distances}: "
+        f"alpha ({2 - ALPHA:g} to {2 + ALPHA:g} holds) over distances {distances}: "
         + "; ".join(f"{name} {number(row)} (spread {stds[name]} nats)" for name, row in alphas.items()),
         agree(contains(row, 2.0, ALPHA) for row in alphas.values()),
     )

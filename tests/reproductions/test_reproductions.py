@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 from reproductions.kept import PAGES, STUDIES, NotMeasured, answer_file, answers, concluded, parquet
-from reproductions.page import Reproduction, write
+from reproductions.page import Reproduction, listed, write, write_index
 from reproductions.studies import ALL
 from reproductions.verdicts import OPEN
 from ruamel.yaml import YAML
@@ -21,10 +21,11 @@ from ruamel.yaml import YAML
 import isoloss
 from isoloss.store import Store
 from isoloss.study.checks import LR, put
-from reproductions import headline
+from reproductions import headline, laws_on_public_data
 
 KEPT = [made for made in ALL if answer_file(made.folder, made.studies[0]).exists()]
 PARTS = [(made.folder, study) for made in KEPT for study in answers(made.folder, made.studies)]
+CELLS = [(folder, study, before) for folder, study in PARTS for before in (False, True)[: 1 + ("transfer" in study)]]
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,12 @@ def test_the_page_is_what_the_files_say(made: Reproduction, tmp_path: Path) -> N
     committed = answer_file(made.folder, made.studies[0]).parent
     for path in write(made, tmp_path):
         assert path.read_bytes() == (committed / path.name).read_bytes(), path.name
+
+
+def test_the_list_of_all_is_what_the_files_say(tmp_path: Path) -> None:
+    rows = [listed(made, answers(made.folder, made.studies)) for made in KEPT]
+    made = write_index([*rows, laws_on_public_data.listed()], tmp_path)
+    assert made.read_bytes() == (PAGES / made.name).read_bytes()
 
 
 def test_the_readme_shows_what_the_files_say(tmp_path: Path) -> None:
@@ -97,9 +104,11 @@ def _same(found: Any, kept: Any, where: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("folder", "study"), PARTS)
-def test_a_cell_that_is_trained_again_gives_the_stored_bits(folder: str, study: str, tmp_path: Path) -> None:
-    """One of the cheap finished runs of the arms without earlier training, alone, into an empty store."""
+@pytest.mark.parametrize(("folder", "study", "pretrained"), CELLS)
+def test_a_cell_that_is_trained_again_gives_the_stored_bits(
+    folder: str, study: str, pretrained: bool, tmp_path: Path
+) -> None:
+    """One of the cheap finished runs, alone, into an empty store; with its pre-training, where it has one."""
     raw = YAML(typ="safe").load(STUDIES / f"{study}.yaml")
     try:
         results = isoloss.results(STUDIES / f"{study}.yaml", parquet(folder, study))
@@ -108,7 +117,7 @@ def test_a_cell_that_is_trained_again_gives_the_stored_bits(folder: str, study: 
     done = [
         (r, p)
         for r, p in zip(results.results, results.stage.planned, strict=False)
-        if r.status == "done" and not r.extra and not p.lowered.before
+        if r.status == "done" and not r.extra and bool(p.lowered.before) == pretrained
     ]
     if not results.stage.complete or not done:
         pytest.skip("measured with other numerics or other data than are here")
