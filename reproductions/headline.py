@@ -1,4 +1,4 @@
-"""The README's figure and table: what each method was worth in data, from the kept files of all studies."""
+"""The README's figure and table: what each method was worth, from the kept files of all studies."""
 
 from __future__ import annotations
 
@@ -14,23 +14,42 @@ from reproductions.markdown import table
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
 FIGURE = "worth.svg"
+FEW = 100
+"""Updates below which a run has hardly begun."""
+NOTE = (
+    "Compute counts every gradient, and a pre-training as if it were used once. † some of the runs are shorter than "
+    f"{FEW} updates and have hardly begun."
+)
 
 
 @dataclass(frozen=True)
 class Line:
-    """What a method was worth in data against another, over all sizes of a study, at equal loss."""
+    """What a method was worth in data, and in compute, against another, over all sizes of a study, at equal loss.
+
+    ``updates``: of its shortest run.
+    """
 
     method: str
     against: str
     where: str
     folder: str
     ratio: Mapping[str, Any]
+    compute: Mapping[str, Any]
+    updates: int
 
 
 def lines(folder: str, answer: Json, where: str, named: Mapping[str, tuple[str, str]]) -> list[Line]:
     """Lines of one study: variants with what they and their references are called here."""
-    found = {entry["arm"]: entry["data"] for entry in answer["worth_overall"] if entry["data"]["ratio"] is not None}
-    return [Line(*names, where, folder, found[arm]) for arm, names in named.items() if arm in found]
+    found = {entry["arm"]: entry for entry in answer["worth_overall"] if entry["data"]["ratio"] is not None}
+    return [
+        Line(*names, where, folder, found[arm]["data"], found[arm]["compute"], _fewest(answer, arm))
+        for arm, names in named.items()
+        if arm in found
+    ]
+
+
+def _fewest(answer: Json, arm: str) -> int:
+    return min(run["S"] for run in answer["runs"] if run["arm"] == arm and run["status"] == "done")
 
 
 def write(rows: Sequence[Line], readme: Path = README, pages: Path = PAGES) -> list[Path]:
@@ -38,19 +57,28 @@ def write(rows: Sequence[Line], readme: Path = README, pages: Path = PAGES) -> l
     (pages / FIGURE).write_text(_drawn(rows), encoding="utf-8")
     cells = [
         (
-            row.method,
+            row.method + (" †" if row.updates < FEW else ""),
             row.against,
-            f"**{formats.ratio(row.ratio['ratio'])}** {formats.interval(row.ratio['low'], row.ratio['high'])}".strip(),
+            _said(row.ratio, "**"),
+            _said(row.compute, ""),
             f"[{row.where}](docs/reproductions/{row.folder}/index.md)",
         )
         for row in rows
     ]
     picture = f"![What each method was worth in data: the numbers of the table](docs/reproductions/{FIGURE})"
-    block = "\n\n".join([picture, table(("method", "against", "worth in data", "measured on"), cells)])
+    block = "\n\n".join(
+        [picture, table(("method", "against", "worth in data", "in compute", "measured on"), cells), NOTE]
+    )
     text = readme.read_text(encoding="utf-8")
     head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     readme.write_text(f"{head}\n\n{block}\n\n{tail}", encoding="utf-8")
     return [pages / FIGURE, readme]
+
+
+def _said(ratio: Mapping[str, Any], mark: str) -> str:
+    if ratio.get("ratio") is None:
+        return "–"
+    return f"{mark}{formats.ratio(ratio['ratio'])}{mark} {formats.interval(ratio['low'], ratio['high'])}".strip()
 
 
 def _drawn(rows: Sequence[Line]) -> str:

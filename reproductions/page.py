@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from isoloss.report import formats
-from reproductions.headline import Line
+from reproductions.headline import FEW, Line
 from reproductions.kept import PAGES, Json, answers, whole
 from reproductions.markdown import table
 from reproductions.verdicts import FAILS, HOLDS, OPEN, Verdict
@@ -51,8 +51,6 @@ Studies of images need Fashion-MNIST's files; the first lines of each say where.
 
 ROUNDING = 1e-6
 """Ratios that differ less from 1 are of equal runs."""
-FEW = 100
-"""Updates below which a run has hardly begun."""
 
 
 @dataclass(frozen=True)

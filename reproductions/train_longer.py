@@ -293,10 +293,10 @@ def _together(row: Json) -> Verdict:
 
 def _headline(found: Mapping[str, Json]) -> list[Line]:
     named = {
-        "plain · batch 1024": ("SGD with batch 1024", "batch 64"),
-        "lr + ghost · batch 1024": ("scaled rate and Ghost BatchNorm, batch 1024", "SGD with batch 1024"),
+        "plain · batch 1024": ("SGD, batch 1024", "batch 64"),
+        "ghost · batch 1024": ("Ghost BatchNorm, batch 1024", "SGD, batch 1024"),
     }
-    return lines("train-longer", found[MAIN], "images, one size", named)
+    return lines("train-longer", found[TUNED], "images, one size", named) if TUNED in found else []
 
 
 REPRODUCTION = Reproduction(
