@@ -165,8 +165,12 @@ def test_nothing_is_extrapolated() -> None:
 
 def test_arms_stand_against_the_smallest_batch_of_the_baseline() -> None:
     both = planted() + planted(400, arm="lamb", batches=(64, 128, 256, 512), factor=2.0)
-    size = one(answer(both, target=1.25))
+    told = answer(both, target=1.25)
+    size = one(told)
     assert size["reference"] == {"arm": "base", "batch": 16}
+    assert any("base: " in line and "fewer updates than batch 16 (" in line for line in told["text"])
+    assert any("lamb: " in line and "fewer updates than batch 16 of base (" in line for line in told["text"])
+    assert any(line.startswith("lamb: perfect scaling of base ") for line in told["text"])
     found = {(c["arm"], c["batch"]): c for c in size["cells"]}
     true = 2 * (1 + 100 / 16) / (1 + 400 / 256)
     assert found["lamb", 256]["speedup"]["ratio"] == pytest.approx(true, rel=1e-6)

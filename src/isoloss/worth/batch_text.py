@@ -26,18 +26,20 @@ def _about_scaling(size: Mapping[str, Any], excess: float) -> list[str]:
     several = len({c["arm"] for c in size["cells"]}) > 1
     for leave in size["leaves"]:
         arm = f"{leave['arm']}: " if several else ""
+        # Every arm is compared with the smallest batch of one of them, which need not be its own.
+        of = "" if leave["arm"] == reference["arm"] else f" of {reference['arm']}"
         top = next(c for c in size["cells"] if (c["arm"], c["batch"]) == (leave["arm"], leave["largest"]))
         said.append(
             f"{arm}to loss {size['target']:.4g}, batch {top['batch']:g} needs {_ratio(top['speedup'])} fewer updates "
-            f"than batch {reference['batch']:g} ({top['perfect']:.3g}x would be perfect)"
+            f"than batch {reference['batch']:g}{of} ({top['perfect']:.3g}x would be perfect)"
         )
         if leave["left"] is not None:
             kept = f"holds to batch {leave['kept']:g} and " if leave["kept"] is not None else ""
-            said.append(f"{arm}perfect scaling {kept}has ended at batch {leave['left']:g} (more than {over} over)")
+            said.append(f"{arm}perfect scaling{of} {kept}has ended at batch {leave['left']:g} (more than {over} over)")
         elif leave["first"] is not None:
-            said.append(f"{arm}perfect scaling seems to end at batch {leave['first']:g}; not resolved")
+            said.append(f"{arm}perfect scaling{of} seems to end at batch {leave['first']:g}; not resolved")
         else:
-            said.append(f"{arm}no batch up to {leave['largest']:g} was found more than {over} over perfect scaling")
+            said.append(f"{arm}no batch up to {leave['largest']:g} was found more than {over} over perfect scaling{of}")
     for c in size["critical"]:
         arm = f"{c['arm']}: " if several else ""
         fitted = "not fitted" if c["B_crit"] == NOTHING else f"fitted from runs {_number(c['B_crit'])}"
