@@ -42,12 +42,12 @@ PLAIN = {IMAGES: "sgd", TEXT: "adamw"}
 LESS = "corrected: less what Nesterov's look-ahead is worth, which ends with the extrapolation; both must agree"
 STEPS = ("local half as far", "local twice as far")
 LOCAL, EARLY, BOTH, POST = "local extragradient", "local early only", "local then post-local", "post-local sgd"
-NOISE = {"noise": "0.01", "noise tenfold": "0.1"}
+NOISE = {"noise": "0.01", "noise x10": "0.1"}
 SHARPNESS = {
-    "SAM with rho": {"sam": "0.05", "sam fourfold": "0.2"},
+    "SAM with rho": {"sam": "0.05", "sam x4": "0.2"},
     "the gradient-norm penalty with a 0.8 and r": {
-        "gradient norm penalty": "0.05",
-        "gradient norm penalty fourfold": "0.2",
+        "norm penalty": "0.05",
+        "norm penalty x4": "0.2",
     },
 }
 """By arm, the values of a method's own number."""
