@@ -24,12 +24,14 @@ from the files, and tests hold both together. A claim **holds** or **does not ho
 paper stay. None of this is a statement about models that are larger by many orders of magnitude.
 
 Kept of each study: all its measurements in one file, a read-only store (`isoloss run STUDY --under FILE` trains
-only what it lacks: more seeds extend it), and what isoloss concludes from them. Training any one cell again
-gives the kept bits on a machine with the same numerics; a test does so."""
+only what it lacks: more seeds extend it), and what isoloss concludes from them. Training a cell again gives
+the kept bits on a machine with the same numerics; a test does so with a cheap cell of each study, and with one that
+has a pre-training."""
 INTERVALS = """\
 Intervals are 90 %. Of differences and of worth: Student's t over seeds (runs of one seed are one unit). Of exponents of
 laws: resampled seeds and sizes; of laws of transfer, of seeds with the scatter of the cells. Of shares of cells: by
-those that lie on one side by their own whole interval. Claims are not corrected for their number."""
+those that lie on one side by their own whole interval. Where a claim has a tolerance, an
+interval wholly within it holds and one wholly beyond it does not. Claims are not corrected for their number."""
 COMMANDS = """\
 Beside these: few-shot accuracies of pre-trained networks, published, as
 [worth in shots](../worth-transfer.md#worth-in-shots-without-training).
