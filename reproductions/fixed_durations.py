@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from isoloss.worth.compare import interval
@@ -163,22 +162,23 @@ def _anytime(found: Mapping[str, Json]) -> tuple[str, Verdict]:
     """Shares of real branches in their 90 % bands: of each trunk, then of each seed, then over seeds."""
     words, verdicts = [], []
     for where, extrapolated in (("between others", False), ("beyond them", True)):
-        by_trunk: dict[tuple[str, int, str], list[bool]] = {}
+        by_seed: dict[str, dict[tuple[str, int], list[bool]]] = {}
         for study, answer in found.items():
             for made in answer["anytime"]:
                 for one in made["held_out"]:
                     if one["extrapolated"] == extrapolated and one["inside"] is not None:
-                        by_trunk.setdefault((study, made["N"], one["seed"]), []).append(one["inside"])
-        trunks = Counter(seed for _, _, seed in by_trunk)
+                        trunks = by_seed.setdefault(one["seed"], {})
+                        trunks.setdefault((study, made["N"]), []).append(one["inside"])
         # A seed with fewer trunks would count as much as the others.
-        units = [seed for seed, count in trunks.items() if count == max(trunks.values())]
-        held = {trunk: sum(inside) / len(inside) for trunk, inside in by_trunk.items() if trunk[2] in units}
-        value, low, high = interval(
-            [sum(share for trunk, share in held.items() if trunk[2] == seed) / trunks[seed] for seed in units]
+        most = max(map(len, by_seed.values()))
+        units = [list(trunks.values()) for trunks in by_seed.values() if len(trunks) == most]
+        value, low, high = interval([sum(sum(held) / len(held) for held in trunks) / most for trunks in units])
+        branches = sum(len(held) for trunks in units for held in trunks)
+        band = "" if low is None or high is None else f" [{low:.0%}, {min(high, 1.0):.0%}]"
+        words.append(
+            f"of {branches} real branches of {most * len(units)} trunks {where}, left out of the fit, "
+            f"{value:.0%}{band} lie in their band"
         )
-        branches = sum(len(by_trunk[trunk]) for trunk in held)
-        words.append(f"of {branches} real branches of {len(held)} trunks {where}, left out of the fit, {value:.0%} "
-                     f"[{low:.0%}, {min(high or 1.0, 1.0):.0%}] lie in their band")  # fmt: skip
         short = {"low": low, "high": high}
         verdicts.append(FAILS if below(short, COVERAGE) == HOLDS else above(short, COVERAGE - SLACK))
     return "; ".join(words), both(*verdicts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,29 @@ def lines(folder: str, answer: Json, where: str, named: Mapping[str, tuple[str, 
     """Lines of one study: variants with what they and their references are called here."""
     found = {entry["arm"]: entry for entry in answer["worth_overall"] if entry["data"]["ratio"] is not None}
     return [
-        Line(*names, where, folder, found[arm]["data"], found[arm]["compute"], _fewest(answer, arm))
+        Line(
+            *names,
+            where,
+            folder,
+            found[arm]["data"],
+            found[arm]["compute"],
+            fewest(run for run in answer["runs"] if run["arm"] == arm),
+        )
         for arm, names in named.items()
         if arm in found
     ]
 
 
-def _fewest(answer: Json, arm: str) -> int:
-    return min(run["S"] for run in answer["runs"] if run["arm"] == arm and run["status"] == "done")
+def fewest(runs: Iterable[Json]) -> int:
+    """Updates of the shortest finished run."""
+    return min(int(run["S"]) for run in runs if run["status"] == "done")
+
+
+def worth(ratio: Mapping[str, Any], mark: str = "") -> str:
+    """A worth with its interval, as a cell of a table; the value between marks."""
+    if ratio.get("ratio") is None:
+        return "–"
+    return f"{mark}{formats.ratio(ratio['ratio'])}{mark} {formats.interval(ratio['low'], ratio['high'])}".strip()
 
 
 def write(rows: Sequence[Line], readme: Path = README, pages: Path = PAGES) -> list[Path]:
@@ -59,8 +74,8 @@ def write(rows: Sequence[Line], readme: Path = README, pages: Path = PAGES) -> l
         (
             row.method + (" †" if row.updates < FEW else ""),
             row.against,
-            _said(row.ratio, "**"),
-            _said(row.compute, ""),
+            worth(row.ratio, "**"),
+            worth(row.compute),
             f"[{row.where}](docs/reproductions/{row.folder}/index.md)",
         )
         for row in rows
@@ -73,12 +88,6 @@ def write(rows: Sequence[Line], readme: Path = README, pages: Path = PAGES) -> l
     head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     readme.write_text(f"{head}\n\n{block}\n\n{tail}", encoding="utf-8")
     return [pages / FIGURE, readme]
-
-
-def _said(ratio: Mapping[str, Any], mark: str) -> str:
-    if ratio.get("ratio") is None:
-        return "–"
-    return f"{mark}{formats.ratio(ratio['ratio'])}{mark} {formats.interval(ratio['low'], ratio['high'])}".strip()
 
 
 def _drawn(rows: Sequence[Line]) -> str:

@@ -18,7 +18,7 @@ from reproductions.headline import Line, lines
 from reproductions.kept import Json
 from reproductions.markdown import table
 from reproductions.page import Claim, Part, Reproduction
-from reproductions.verdicts import FAILS, HOLDS, OPEN, Row, Verdict, above, both, times
+from reproductions.verdicts import FAILS, HOLDS, OPEN, Row, Verdict, above, below, both, times
 
 TEXT, IMAGES = "optimizers-at-scale", "optimizers-images"
 FACTOR = 3.0
@@ -173,10 +173,7 @@ def _matches(size: Json, plain: str, layerwise: str) -> Verdict:
     alone = _outlasts(size, plain, layerwise)
     if alone is not None:
         return alone
-    row = _at(size, plain, layerwise, _batches(size, plain, layerwise)[-1])
-    if row is None or row["low"] is None:
-        return OPEN
-    return HOLDS if row["high"] < MATCH else FAILS if row["low"] > MATCH else OPEN
+    return below(_at(size, plain, layerwise, _batches(size, plain, layerwise)[-1]), MATCH)
 
 
 def _scales(size: Json) -> Verdict:

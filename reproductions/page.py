@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from isoloss.report import formats
-from reproductions.headline import FEW, Line
+from reproductions.headline import FEW, Line, fewest, worth
 from reproductions.kept import PAGES, Json, answers, whole
 from reproductions.markdown import table
 from reproductions.verdicts import FAILS, HOLDS, OPEN, Verdict
@@ -141,7 +141,7 @@ def text(made: Reproduction, found: Mapping[str, Json], pictures: Sequence[tuple
             [_run_row(part, found[part.study]) for part in made.parts if part.study in found],
         ),
     ]
-    if any(_fewest(found[study]) < FEW for study in found):
+    if any(fewest(answer["runs"]) < FEW for answer in found.values()):
         parts.append(
             f"Runs of fewer than {FEW} updates have hardly begun: what large batches lose there is largely that they "
             "are undertrained."
@@ -176,10 +176,6 @@ def _run_row(part: Part, answer: Json) -> tuple[str, ...]:
         f"{len(runs)} of {len(answer['runs'])} finished",
         f"{answer['training_seconds'] / 3600:.1f} core-hours",
     )
-
-
-def _fewest(answer: Json) -> int:
-    return min(int(run["S"]) for run in answer["runs"] if run["status"] == "done")
 
 
 def _ends(values: Sequence[float]) -> str:
@@ -228,7 +224,7 @@ def _worth(answer: Json) -> list[str]:
         (
             entry["arm"],
             entry.get("reference") or "",
-            *(_ratio(entry.get(measure) or {}) for measure in ("data", "updates", "compute")),
+            *(worth(entry.get(measure) or {}) for measure in ("data", "updates", "compute")),
         )
         for entry in answer["worth_overall"]
         if entry["arm"] not in same
@@ -248,12 +244,6 @@ def _worth(answer: Json) -> list[str]:
 def _rate(row: Mapping[str, Any]) -> str:
     edge = ", at an edge" if row["edge"] else ""
     return f"N {formats.short(row['N'])}: {formats.number(row['lr'])} ({row['rule']}{edge})"
-
-
-def _ratio(found: Mapping[str, Any]) -> str:
-    if found.get("ratio") is None:
-        return "–"
-    return f"{formats.ratio(found['ratio'])} {formats.interval(found['low'], found['high'])}".strip()
 
 
 def _same(data: Mapping[str, Any]) -> bool:

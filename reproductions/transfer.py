@@ -11,7 +11,7 @@ from isoloss.report import formats
 from isoloss.worth import transfer
 from isoloss.worth.compare import FEWEST_SEEDS, student
 from isoloss.worth.power import MOST_SEEDS, PILOT
-from reproductions.headline import Line
+from reproductions.headline import Line, fewest
 from reproductions.kept import Json
 from reproductions.markdown import table
 from reproductions.page import Claim, Part, Reproduction
@@ -402,8 +402,8 @@ def headline(study: str, where: str, names: Mapping[str, str]) -> Callable[[Mapp
             return {**charged, "ratio": charged["value"]}
 
         def updates(source: str) -> int:
-            own = (run for run in found[study]["runs"] if (run["arm"].split(" · ")[0], run["N"]) == (source, largest))
-            return min(run["S"] for run in own if run["status"] == "done")
+            all_runs = found[study]["runs"]
+            return fewest(r for r in all_runs if (r["arm"].split(" · ")[0], r["N"]) == (source, largest))
 
         return [
             Line(

@@ -25,7 +25,7 @@ from reproductions import headline, laws_on_public_data
 
 KEPT = [made for made in ALL if answer_file(made.folder, made.studies[0]).exists()]
 PARTS = [(made.folder, study) for made in KEPT for study in answers(made.folder, made.studies)]
-CELLS = [(folder, study, before) for folder, study in PARTS for before in (False, True)[: 1 + ("transfer" in study)]]
+CELLS = [(*part, False) for part in PARTS] + [(*part, True) for part in PARTS if "transfer" in part[1]]
 
 
 @pytest.fixture(autouse=True)
